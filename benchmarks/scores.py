@@ -124,7 +124,7 @@ def encoded(problem: Problem) -> Problem:
 
 def outputs_of(model: Any, X: Any) -> dict[str, np.ndarray]:
     """Return probabilities (n, K) or predictions (n,) per task."""
-    return {task.name: outputs for task, outputs in zip(model.tasks_, model.answer(X), strict=True)}
+    return {task.name: outputs for task, outputs in zip(model.tasks_, model.__answers__(X), strict=True)}
 
 
 def run_seed(name: str, models: Sequence[str], seed: int, args: Namespace) -> list[Record]:

@@ -101,7 +101,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     ValueError
         If a parameter is unknown, its value is out of range, or the seed is.
     """
-    from tabmtl.base.params import check_jobs
+    from tabmtl.base.params import check_jobs, check_params
 
     known, params = cls._get_param_names(), choice.params
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]
@@ -117,7 +117,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     if choice.model is None:
         given["models"] = "fast"
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
-    estimator.check_params()
+    check_params(estimator)
     check_jobs("n_jobs", params.get("n_jobs"))
     return estimator
 

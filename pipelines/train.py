@@ -390,7 +390,7 @@ def _print_scores(
 ) -> tuple[pl.DataFrame, tabmtl.MultitaskGain | None]:
     """Print the scores of a part and the gain over the reference, if there is one; return both."""
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
-    if part == "val" and isinstance(rows, TableRows) and (rows.goes_on or estimator.learns_all_rows):
+    if part == "val" and isinstance(rows, TableRows) and (rows.goes_on or estimator.__learns_all_rows__):
         why = "which it has not learned"
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")

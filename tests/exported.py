@@ -39,7 +39,7 @@ def check_answers(estimator, session, X, sizes=(1, 7, 300)):
     for n in sizes:
         rows = X[:n]
         outputs = session.run(None, coder.encode(rows))
-        for found, expected, scale in zip(outputs, estimator.answer(rows), labels.scale, strict=True):
+        for found, expected, scale in zip(outputs, estimator.__answers__(rows), labels.scale, strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
         decoded, predicted = coder.decode(outputs), estimator.predict(rows)

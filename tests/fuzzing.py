@@ -400,7 +400,7 @@ def arrays_of(found: Any) -> list[np.ndarray]:
     return [np.asarray(found[name]) for name in found.columns]
 
 
-_ANSWERS = ("predict", "predict_proba", "predict_quantiles", "transform", "answer", "predict_interval")
+_ANSWERS = ("predict", "predict_proba", "predict_quantiles", "transform", "predict_interval")
 
 
 def answers(model: Any, X: Any) -> dict[str, list[np.ndarray]]:
@@ -472,7 +472,7 @@ _CHANGE = (
 )
 _TAKE_LABELS = ("fit", "partial_fit", "calibrate", "tune_thresholds", "conformalize")
 _TAKE_LABELS += ("score_tasks", "score", "score_intervals", "add_task")
-_ATTRIBUTES = ("feature_importances_", "importances_", "history_")
+_ATTRIBUTES = ("feature_importances_", "history_")
 _ATTRIBUTES += ("block_importances_", "outlier_score_", "rounds_", "thresholds_", "leaderboard_", "model_weights_")
 
 
@@ -612,8 +612,8 @@ class Walk:
         """Check that a row alone, and of some tasks, is answered as among the others."""
         if not self.is_fitted:
             return
-        whole = arrays_of(self.model.answer(self.probe))
-        alone = arrays_of(self.model.answer(self.world.give(self.world.draw(11, 7, self.schools)[0][3:4])))
+        whole = arrays_of(self.model.__answers__(self.probe))
+        alone = arrays_of(self.model.__answers__(self.world.give(self.world.draw(11, 7, self.schools)[0][3:4])))
         gap = largest_gap([array[3:4] for array in whole], alone)
         scale = [np.abs(array).max() + 1e-12 for array in whole]
         off = max(np.abs(a[3:4] - b).max() / s for a, b, s in zip(whole, alone, scale, strict=True))
@@ -622,7 +622,7 @@ class Walk:
         if not self.world.is_long:
             names = [task.name for task in self.model.tasks_]
             asked = [str(name) for name in self.rng.permutation(names)[: self.rng.integers(1, len(names) + 1)]]
-            some = arrays_of(self.model.answer(self.probe, tasks=asked))
+            some = arrays_of(self.model.__answers__(self.probe, tasks=asked))
             for name, array in zip(asked, some, strict=True):
                 place = names.index(name)
                 off = np.abs(array - whole[place]).max() / scale[place]
@@ -753,11 +753,11 @@ class Walk:
         )
 
         def add() -> None:
-            before = arrays_of(self.model.answer(self.probe)) if stays else []
+            before = arrays_of(self.model.__answers__(self.probe)) if stays else []
             names = [task.name for task in getattr(self.model, "tasks_", ())]
             run()
             self.added |= {task.name: kind for task in self.model.tasks_ if task.name not in names}
-            if stays and not same(before, arrays_of(self.model.answer(self.probe))[:n]):
+            if stays and not same(before, arrays_of(self.model.__answers__(self.probe))[:n]):
                 raise BrokenLaw(self._tell("add_task has changed the answers of other tasks"))
 
         return add, said
@@ -768,13 +768,14 @@ class Walk:
 
         def remove() -> None:
             is_known = isinstance(name, str) and name in names and not self.world.is_long
-            before = arrays_of(self.model.answer(self.probe)) if is_known else []
+            before = arrays_of(self.model.__answers__(self.probe)) if is_known else []
             self.model.remove_task(name)
             self.added.pop(name, None)
             if before:
                 del before[names.index(name)]
                 gaps = [
-                    np.abs(a - b).max() for a, b in zip(before, arrays_of(self.model.answer(self.probe)), strict=True)
+                    np.abs(a - b).max()
+                    for a, b in zip(before, arrays_of(self.model.__answers__(self.probe)), strict=True)
                 ]
                 scale = [np.abs(a).max() + 1e-12 for a in before]
                 if max((gap / own for gap, own in zip(gaps, scale, strict=True)), default=0.0) > 1e-5:
@@ -862,7 +863,7 @@ class Walk:
 
         return run, f".{name}"
 
-    def _draw_feature_importances(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
+    def _draw_permutation_importances(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
         X, y, text = self._rows()
         X, y = self.world.give(X), self.world.give(y)
         return (

@@ -30,7 +30,7 @@ class FittedTeam:
     members: dict[str, tuple[MultiTaskEstimator, ...]]
 
     def answer(self, rows: Any, labels: Any, how: Any, X: Any = None, places: Any = None) -> list[np.ndarray]:
-        said = [member.answer(X) for members in self.members.values() for member in members]
+        said = [member.__answers__(X) for members in self.members.values() for member in members]
         found = [np.mean(outputs, axis=0) for outputs in zip(*said, strict=True)]
         return found if places is None else [found[t] for t in places]
 

@@ -54,7 +54,7 @@ class ThreadGroup(Ranks):
 
 def answers(model: Any, X: pl.DataFrame) -> np.ndarray:
     """Return all values and probabilities of rows: (n, outputs)."""
-    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model.answer(X)], 1)
+    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model.__answers__(X)], 1)
 
 
 def assert_same_weights(one: Any, other: Any, atol: float) -> None:

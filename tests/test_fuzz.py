@@ -58,7 +58,7 @@ def test_errors_of_others_are_raw(call, why):
 
 
 def test_an_operation_of_the_package_that_fails_is_raw(monkeypatch):
-    monkeypatch.setattr("tabmtl.estimators.predicting.Predicts.answer", lambda self, X, tasks=None: None)
+    monkeypatch.setattr("tabmtl.estimators.predicting.Predicts.__answers__", lambda self, X, tasks=None: None)
     model = SharedTrees(n_estimators=2, n_estimators_task=0, random_state=0).fit(np.ones((9, 1)), np.arange(9) / 9)
     with pytest.raises(TypeError) as error:
         model.predict(np.ones((9, 1)))

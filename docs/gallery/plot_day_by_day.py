@@ -48,8 +48,9 @@ seconds = dict.fromkeys(models, 0.0)
 for number, today in enumerate(coming, start=1):
     X, y, _ = rows_of([today])
     for name, model in models.items():
-        late, delay = model.answer(X)
-        said[name].append(pl.DataFrame({"late": late[:, 1], "delay": delay}))
+        late = model.predict_proba(X, tasks="dep_del15")[:, 1]
+        delay = model.predict(X, tasks="arr_delay")
+        said[name].append(pl.DataFrame({"late": late, "delay": delay}))
         if number % every.get(name, 1_000) == 0:
             start = time.process_time()
             if name == "partial_fit":

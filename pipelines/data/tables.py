@@ -164,7 +164,7 @@ class TableRows(ScoredTables):
         if self.goes_on:
             estimator.partial_fit(X, y)
             return
-        watched = {} if estimator.learns_all_rows else self._watched
+        watched = {} if estimator.__learns_all_rows__ else self._watched
         groups: Any = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
         if self.times and not watched:
             watched = {"time": pl.concat([self.times[part] for part in learned])}
@@ -177,7 +177,7 @@ class TableRows(ScoredTables):
 
     def _learned(self, estimator: Any, judged: str | None) -> tuple[str, ...]:
         """Return the parts that a fit learns."""
-        learns_all = self.goes_on or estimator.learns_all_rows
+        learns_all = self.goes_on or estimator.__learns_all_rows__
         return ("train", "val") if learns_all and judged != "val" else ("train",)
 
     def for_model(self, model: Any) -> TableRows:
@@ -204,7 +204,7 @@ class TableRows(ScoredTables):
         from tabmtl.metrics.scores import score_tasks
 
         rows = {"groups": self.groups.get(part)}
-        both = [model.answer_labelled(*self.parts[part], **rows) for model in (estimator, reference)]
+        both = [model.__labelled_answers__(*self.parts[part], **rows) for model in (estimator, reference)]
         found, _ = differences_of(both[:1], both[1:])
         by_task, overall = differences_at_once({"": found})
         scores, references = (score_tasks(*each) for each in both)

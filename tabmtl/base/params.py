@@ -194,7 +194,6 @@ def listed_names(what: str, value: Any) -> list[str]:
 Count = Annotated[int, check_count]
 BatchSize = Annotated[int | Literal["auto"], check_count_or_auto]
 CountOrZero = Annotated[int, partial(check_count, low=0)]
-TwoOrMore = Annotated[int, partial(check_count, low=2)]
 NonNegative = Annotated[float, check_nonnegative]
 Positive = Annotated[float, check_positive]
 Share = Annotated[float, check_share]
@@ -310,7 +309,7 @@ def to_json(name: str, value: Any) -> Any:
         return to_json(name, value.tolist())
     if is_named(value) or type(value) is exported("Task"):
         return _describe_target(name, value)
-    if hasattr(type(value), "from_saved") or _is_lightgbm(value):
+    if hasattr(type(value), "__from_saved__") or _is_lightgbm(value):
         return _describe_estimator(name, value)
     if isinstance(value, tuple):
         return {"tuple": [to_json(name, item) for item in value]}
@@ -344,7 +343,7 @@ def _describe_estimator(name: str, estimator: Any) -> dict[str, Any]:
             f"the parameter {name} is a {cls.__name__}, which is no class of tabmtl, so tabmtl.load could not rebuild "
             "it; leave it out"
         )
-    params = describe_params(estimator.get_params(deep=False), estimator.training_code, f"{name}.")
+    params = describe_params(estimator.get_params(deep=False), estimator.__training_code__, f"{name}.")
     return {"estimator": {"class": cls.__name__, "params": params}}
 
 
@@ -380,7 +379,7 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
         return getattr(lightgbm, content["class"])(**params)
     if tag == "estimator":
         cls = exported(content["class"])
-        if not hasattr(cls, "from_saved"):
+        if not hasattr(cls, "__from_saved__"):
             raise ValueError(f"a parameter is a {content['class']!r}, which is no estimator of tabmtl")
         return read_estimator(cls, content["params"], kinds)
     if tag == "dict":
@@ -412,12 +411,28 @@ def describe_params(params: Mapping[str, Any], training_code: Collection[str] = 
 
 def read_estimator(cls: Any, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     """Return an unfitted estimator of a class, with the hyper-parameters that `describe_params` described."""
-    gone = getattr(cls, "gone_params", {})
+    gone = getattr(cls, "__gone_params__", {})
     params = {k: from_json(value, kinds) for k, value in described.items() if k not in gone or value != gone[k]}
     _check_jobs(params)
     found = cls(**params)
-    found.check_params()
+    check_params(found)
     return found
+
+
+def check_params(estimator: Any, name: str = "") -> None:
+    """Raise an error for a bad parameter, as ``fit`` does; it begins with the name of the estimator, if it has one.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    try:
+        estimator.__check_params__()
+    except (TypeError, ValueError) as error:
+        if not name:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
 
 
 def _check_jobs(params: Mapping[str, Any]) -> None:

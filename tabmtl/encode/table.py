@@ -189,7 +189,7 @@ class TableCoder:
         >>> import polars as pl
         >>> from tabmtl import SharedBottom
         >>> X, y = pl.DataFrame({"town": ["Ulm", "Bonn", "Ulm"]}), pl.Series("y", ["a", "b", "c"])
-        >>> coder = SharedBottom(min_frequency=1).learner().coder(X, y)
+        >>> coder = SharedBottom(min_frequency=1).__learner__().coder(X, y)
         >>> grown = coder.extended(pl.DataFrame({"town": ["Aachen"]}), pl.Series("y", ["d"]))
         >>> grown.features.columns.levels, grown.labels.tasks[0].classes
         ((('Bonn', 'Ulm', 'Aachen'),), ('a', 'b', 'c', 'd'))

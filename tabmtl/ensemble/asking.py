@@ -79,7 +79,7 @@ class Asked:
             places = None if wanted is None else wanted[name]
             if places == ():
                 continue
-            found = {i: _some(part.answer(frame), places) for i, part in self._others[name].items()}
+            found = {i: _some(part.__answers__(frame), places) for i, part in self._others[name].items()}
             for group in groups:
                 X: pl.DataFrame | pl.LazyFrame = frame
                 if self._levels is not None and group.coder.names[-1] in self._levels.names:

@@ -224,7 +224,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     n_jobs: Jobs = None
     n_processes: Jobs = None
 
-    learns_all_rows: ClassVar[bool] = True
+    __learns_all_rows__: ClassVar[bool] = True
 
     _stored: ClassVar[type] = EnsembleState
     estimators_ = FromFitted("estimators")

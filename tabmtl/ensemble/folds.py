@@ -198,7 +198,7 @@ class Folds:
         )
         # the ensemble's own coder has given the warnings
         with unsaid():
-            coder = candidate.learner().coder(X, whole.y)
+            coder = candidate.__learner__().coder(X, whole.y)
         if levels is not None:
             table = replace(self.table, coder=coder)
             return replace(self, table=table, judged=table, levels=levels, dropped=ignored(candidate.columns))

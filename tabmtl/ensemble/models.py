@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tabmtl.base.params import check_choice
+from tabmtl.base.params import check_choice, check_params
 from tabmtl.columns.declared import encoder_of
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -35,7 +35,7 @@ def check_models(name: str, value: Any) -> None:
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         check_estimator(f"{name}[{key!r}]", model)
-        model.check_params(f"{name}[{key!r}]")
+        check_params(model, f"{name}[{key!r}]")
         has_encoder = encoder_of(model.columns) is not None
         if has_encoder or model.preprocessor is not None:
             own, cure = ("an encoder of text", "columns") if has_encoder else ("a preprocessor", "preprocessor")

@@ -257,7 +257,7 @@ def _answered(part: MultiTaskEstimator, table: Table, judged: Table) -> list[np.
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
     if asked.coder is None:
-        found = part.answer(asked.X)
+        found = part.__answers__(asked.X)
     else:
         (found,) = together([part]).answers(asked.X, asked.batch.unlabelled())
     tasks = asked.tasks if asked.batch.task is None else asked.tasks[:1]

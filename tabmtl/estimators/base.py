@@ -69,7 +69,7 @@ class SavableEstimator(Watched, BaseEstimator):
     __signature__ = DocumentedSignature()
 
     #: Parameters that may hold code, which only training runs; it is not saved.
-    training_code: ClassVar[tuple[str, ...]] = ()
+    __training_code__: ClassVar[tuple[str, ...]] = ()
     # parameters that fitted attributes hold too, so that a file needs no copy of them
     _kept_apart: ClassVar[tuple[str, ...]] = ()
     # a dataclass of the fitted attributes that a file keeps, under their names; `put_together` reads it
@@ -132,19 +132,19 @@ class SavableEstimator(Watched, BaseEstimator):
             If the folder cannot be written or the disk is full. Its former content stays.
         """
         check_is_fitted(self)
-        saved = self.saved()
+        saved = self.__saved__()
         self._read_state(saved)  # a model that load would refuse must not replace another
         write_folder(path, type(self).__name__, saved)
 
-    def saved(self) -> Saved:
+    def __saved__(self) -> Saved:
         """Return what a file keeps of a fitted estimator, by itself or as a part of another one."""
         saved = take_apart(self._state())
         params = {name: value for name, value in self._fitted_params.items() if name not in self._kept_apart}
-        params = describe_params(params, self.training_code)
+        params = describe_params(params, self.__training_code__)
         return replace(saved, facts=saved.facts | {"params": params})
 
     @classmethod
-    def from_saved(cls, saved: Saved) -> Self:
+    def __from_saved__(cls, saved: Saved) -> Self:
         estimator = read_estimator(cls, saved.facts["params"], saved.kinds)
         estimator._restore(cls._read_state(saved))
         return estimator
@@ -179,24 +179,9 @@ class SavableEstimator(Watched, BaseEstimator):
             )
         super().__setstate__(state)
 
-    def _check_params(self) -> None:
+    def __check_params__(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
         check_fields(self)
-
-    def check_params(self, name: str = "") -> None:
-        """Raise an error for a bad parameter, as ``fit`` does; it begins with the name of the estimator, if it has one.
-
-        Raises
-        ------
-        TypeError, ValueError
-        """
-        try:
-            self._check_params()
-        except (TypeError, ValueError) as error:
-            if not name:
-                raise
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{name}: {error}") from error
 
     def _seed(self) -> int:
         """Return the seed of a fit: that of its checkpoint, or a new one."""

@@ -116,7 +116,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
             f"a {type(teacher).__name__}; take SharedBottom{_FACES[face]}, or another network of that face"
         )
     student.set_params(**{name: teacher._fitted_params[name] for name in OF_THE_TABLE})
-    student._check_params()
+    student.__check_params__()
     check_monitor(student, teacher.tasks_)
     refuse_monotone(teacher.tasks_, type(student).__name__)
 

@@ -19,7 +19,7 @@ from tabmtl.training.run import running
 
 M = TypeVar("M", bound=MultiTaskEstimator)
 
-_OF_FRAMES = ("fit", "answer", "learner")
+_OF_FRAMES = ("fit", "__answers__", "__learner__")
 
 
 def reads_frames(estimator: MultiTaskEstimator) -> bool:
@@ -71,7 +71,7 @@ def label_rows(
     time: Any = None,
 ) -> tuple[TableCoder, FrameRows]:
     """Return the rows of `fit_encoded` with their labels, and the coder of both."""
-    learner = estimator.learner()
+    learner = estimator.__learner__()
     learner.check(X)
     coder = replace(coder, labels=learner.labels(y, coder.labels.task_levels))
     batch = coder.with_labels(batch.unlabelled(), y, sample_weight)

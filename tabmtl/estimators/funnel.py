@@ -99,8 +99,8 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
         "dropout": {"low": 0.0, "high": 0.5},
     }
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         if self.task_chain is None:
             name = type(self).__name__
             raise ValueError(

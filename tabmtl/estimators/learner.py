@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.params import check_params
 from tabmtl.base.schema import Batch, warn_user
 from tabmtl.columns.kind import RowError
 from tabmtl.encode import LabelCoder, TableCoder
@@ -100,7 +101,7 @@ class TableLearner:
             )
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
-        self.estimator.check_params()
+        check_params(self.estimator)
         what = f"a fit of {type(self.estimator).__name__}"
         if not self.reads_windows:
             check_alone(

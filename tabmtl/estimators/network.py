@@ -135,8 +135,8 @@ class NetworkEstimator(
         "numeric_transform": {"choices": ("standardize", "quantile")},
     }
 
-    training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
-    gone_params: ClassVar[dict[str, Any]] = TrainedEstimator.gone_params | {
+    __training_code__: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+    __gone_params__: ClassVar[dict[str, Any]] = TrainedEstimator.__gone_params__ | {
         "slim": None,
         "keep": "mean",
         "grad_level": "auto",

@@ -129,7 +129,7 @@ def _feature_names(model: Model) -> np.ndarray | None:
 
 
 class Predicts(SavableEstimator):
-    """What a fitted estimator tells of rows: predictions, all of which come from `answer`, scores, and drift."""
+    """What a fitted estimator tells of rows: predictions, all of which come from `__answers__`, scores, and drift."""
 
     coder_ = FromFitted(attrgetter("coder"))
     tasks_ = FromFitted(attrgetter("tasks"))
@@ -311,7 +311,7 @@ class Predicts(SavableEstimator):
             check_is_fitted(self)
             places = self.coder_.labels.places(tasks)
             self.coder_.labels.check_conformal(places, joint=joint)
-        outputs, labels = self.answer(X) if tasks is None else self.answer(X, tasks), self.coder_.labels
+        outputs, labels = self.__answers__(X) if tasks is None else self.__answers__(X, tasks), self.coder_.labels
         groups = labels.conformal.column if groups is None else groups
         values = None if groups is None else read_groups(groups, X, len(outputs[0]))
         found = labels.intervals(outputs, level, values, joint, places)
@@ -323,8 +323,8 @@ class Predicts(SavableEstimator):
         return pd.DataFrame({own.name: own.to_list() for own in found.iter_columns()}, index)
 
     @at_once
-    def answer(self, X: Any, tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
-        """Answer rows for every column of y, of which all predictions are made.
+    def __answers__(self, X: Any, tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
+        """Return the answers for every column of y, of which all predictions are made.
 
         Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels, calibrated where
         `calibrate` was called.
@@ -359,16 +359,16 @@ class Predicts(SavableEstimator):
         ``check`` raises a ValueError if a task that is named does not fit what it is asked for.
         """
         if tasks is None:
-            return self.answer(X), self._model.coder.labels  # a class of the user may have an `answer` of its own
+            return self.__answers__(X), self._model.coder.labels
         check_is_fitted(self)
         labels = self.coder_.labels
         own = self._model.labels_of(labels.places(tasks), is_flat=isinstance(tasks, str))
         if check is not None:
             check(own.tasks)
-        return self.answer(X, tasks), own
+        return self.__answers__(X, tasks), own
 
     @at_once
-    def answer_labelled(
+    def __labelled_answers__(
         self,
         X: Any,
         y: Any,
@@ -379,7 +379,7 @@ class Predicts(SavableEstimator):
         unseen_for: str | None = None,
         calibrated: bool = True,
     ) -> Answered:
-        """Answer rows as `answer` does, and read their labels and groups.
+        """Return answers as `__answers__` does, with the labels and groups of the rows, as scores take them.
 
         Parameters
         ----------
@@ -443,7 +443,7 @@ class Predicts(SavableEstimator):
             ``n_groups`` the number of groups that count in scores by group, and of those that do not, since their
             labels are all alike.
         """
-        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        answered = self.__labelled_answers__(X, y, sample_weight, groups=groups, metric=metric)
         if metric is not None:
             self._warn_of_frequent_classes(answered)
         if groups is not None and metric is None:
@@ -488,7 +488,7 @@ class Predicts(SavableEstimator):
         ValueError
             If the level is not between 0 and 1, or the groups do not fit.
         """
-        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        answered = self.__labelled_answers__(X, y, sample_weight, groups=groups, metric=metric)
         if metric is not None:
             self._warn_of_frequent_classes(answered)
         return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)

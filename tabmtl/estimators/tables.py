@@ -126,7 +126,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     #: Whether it chooses by folds or splits of its own, and then learns all rows. Given X_val, it would lose labels, so
     #: `compare` and the commands give it these rows to learn.
-    learns_all_rows: ClassVar[bool] = False
+    __learns_all_rows__: ClassVar[bool] = False
 
     # scikit-learn routes these to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True, "time": True}
@@ -190,7 +190,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        learner, run = self.learner(), running()
+        learner, run = self.__learner__(), running()
         learner.check(X, X_val, y_val)
         encoded: list[Any]
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
@@ -207,7 +207,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
             self._model = profiled(self._model, some, asked)
         return self
 
-    def learner(self) -> TableLearner:
+    def __learner__(self) -> TableLearner:
         """Return what checks a call, learns columns and tasks, and reads rows, as `fit` does before it trains."""
         columns = declare(self.columns)
         return TableLearner(
@@ -278,7 +278,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         run = running()
         known: Model | None = vars(self).get("_model")
         refuse_source(X, "partial_fit")
-        learner = self.learner()
+        learner = self.__learner__()
         learner.check(X)
         with replace(run, job=None).fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             rows: FitRows
@@ -471,7 +471,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         >>> bool(abs(model.predict_proba(X[200:])[:, 1].mean() - y[200:].mean()) < 0.02)
         True
         """
-        answered = self.answer_labelled(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
+        answered = self.__labelled_answers__(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
         labels = self.coder_.labels
         found = calibrate(labels.decisions, answered, method, tasks, labels.chain)
         self._decide_by(found)
@@ -540,7 +540,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         >>> bool(model.thresholds_["threshold"][0] < 0.2)
         True
         """
-        answered = self.answer_labelled(X, y, sample_weight, unseen_for="tune_thresholds")
+        answered = self.__labelled_answers__(X, y, sample_weight, unseen_for="tune_thresholds")
         group = None if groups is None else number_groups(read_groups(groups, X, len(answered.labels)))
         found = tune_thresholds(self.coder_.labels.decisions, answered, group, metric, costs, tasks)
         self._warn_of_frequent_classes(answered, found[1].judging(self.coder_.labels.decisions, found[0]))
@@ -589,7 +589,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         >>> bool(0.85 < found["y0_low"].is_between(-np.inf, y[400:, 0]).mean() < 1)
         True
         """
-        answered = self.answer_labelled(X, y, unseen_for="conformalize")
+        answered = self.__labelled_answers__(X, y, unseen_for="conformalize")
         values = None if groups is None else read_groups(groups, X, len(answered.labels))
         column = groups if isinstance(groups, str) else None
         found = conformalize(self.coder_.labels.decisions, answered, values, column, tasks)
@@ -655,7 +655,8 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     def _check_way(self, head: Any, freeze: Any) -> None:
         """Raise an error for a head, or a part to freeze, that the class does not have."""
-        check_choice("freeze", freeze or "shared", ("shared",))
+        if freeze is not None:
+            check_choice("freeze", freeze, ("shared",))
         if head is not None and (isinstance(head, type) or not callable(getattr(head, "learn", None))):
             raise TypeError(f"head must be an object with a method 'learn', such as ScaLearn(), or None, got {head!r}")
         if head is not None and not self._takes_heads:

@@ -56,7 +56,7 @@ def fit_together(
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> y = X[:, :2]
     >>> networks = [SharedBottom(epochs=2, random_state=seed) for seed in range(2)]
-    >>> coder = networks[0].learner().coder(X, y)
+    >>> coder = networks[0].__learner__().coder(X, y)
     >>> tables = [{"X": X[k::2], "batch": coder.read(X[k::2]), "y": y[k::2]} for k in range(2)]
     >>> fit_together(networks, coder, tables)
     True

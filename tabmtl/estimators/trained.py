@@ -87,9 +87,9 @@ class TrainedEstimator(SavableEstimator):
     n_jobs: Jobs = None
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
-    training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+    __training_code__: ClassVar[tuple[str, ...]] = ("on_epoch",)
     #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
-    gone_params: ClassVar[dict[str, Any]] = {"keep_optimizer": False, "keep_on_interrupt": False}
+    __gone_params__: ClassVar[dict[str, Any]] = {"keep_optimizer": False, "keep_on_interrupt": False}
     weights_ = FromFitted("weights")
 
     def fitted_network(self) -> tuple[Any, torch.device]:

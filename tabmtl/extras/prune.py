@@ -103,7 +103,7 @@ def prune(
         warn_user(
             "smaller models leave out what calibrate, tune_thresholds and conformalize have learned; call them anew"
         )
-    answered = model.answer_labelled(X, y, unseen_for="prune", calibrated=False)
+    answered = model.__labelled_answers__(X, y, unseen_for="prune", calibrated=False)
     check_scored(answered := answered._replace(tasks=[task.at(None) for task in answered.tasks]))
     rows = replace(model.encoded(X), y=torch.from_numpy(coder.labels.standardize(answered.labels)).to(device))
 

@@ -169,14 +169,14 @@ def permutation_importances(
     refuse_source(X, "permutation_importances")
     asked = _tasks_asked(model, tasks)
     X = X.collect() if isinstance(X, pl.LazyFrame) else X
-    answered = model.answer_labelled(X, y, groups=groups)
+    answered = model.__labelled_answers__(X, y, groups=groups)
     judged = list(_judge(answered, asked))
     # numpy would make text of the numbers in lists that hold both; a batch of pyarrow becomes a table
     X = take_rows(np.array(X, dtype=object) if isinstance(X, list) else X, np.arange(len(answered.labels)))
     orders = _draw_orders(answered, n_repeats, random_state)
     falls: dict[tuple[str, str], ScoreInterval] = {}
     for label, columns in moved.items():
-        outputs = [model.answer(_with_order(X, columns, order, model.coder_)) for order in orders]
+        outputs = [model.__answers__(_with_order(X, columns, order, model.coder_)) for order in orders]
         falls |= {(each.task.name, label): each.fall(outputs, orders) for each in judged}
     rows = [
         (each.task.name, label, check_metric(each.task), *falls[each.task.name, label], each.n_labelled)

@@ -294,8 +294,8 @@ class APEM(FunnelEstimator, ExpertEstimator):
 
     _token_width = "d_embedding"
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):
             raise ValueError("chain_loss and calibrator belong to the steps of a funnel; name them by task_chain")
         if self.d_embedding % self.n_heads:

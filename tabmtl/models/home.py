@@ -354,7 +354,10 @@ class HoME(ExpertEstimator):
         "feature_gate": {"choices": ("both", "first", "none")},
     }
 
-    gone_params: ClassVar[dict[str, Any]] = ExpertEstimator.gone_params | {"n_feature_masks": 2, "feature_rank": 8}
+    __gone_params__: ClassVar[dict[str, Any]] = ExpertEstimator.__gone_params__ | {
+        "n_feature_masks": 2,
+        "feature_rank": 8,
+    }
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> HoMENetwork:
         return HoMENetwork(columns, tasks, self)

@@ -235,8 +235,8 @@ class MultiTabNet(MemberEstimator):
 
     _token_width = "d_token"
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         if self.n_members > 1 and self.row_layer == "batch_attention":
             raise ValueError(
                 f"n_members={self.n_members} needs rows that do not see each other; use row_layer='mixer' or another "

@@ -240,8 +240,8 @@ class STEM(ExpertEstimator):
         "gate_hidden": {"choices": (16, 32, 64)},
     }
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         if self.numeric_embedding == "none":
             raise ValueError("STEM embeds every column for every task: numeric_embedding must not be 'none'")
 

@@ -315,7 +315,7 @@ def _answered(model: MultiTaskEstimator, file: str, groups: str | None) -> Itera
     def score(block: pl.DataFrame) -> tuple[Any, ...]:
         rows = model.coder_.as_given(block.select(cs.by_name(*names)))
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
-        answered = model.answer_labelled(rows, labels.select(cs.by_name(*targets)))
+        answered = model.__labelled_answers__(rows, labels.select(cs.by_name(*targets)))
         group = None if groups is None else group_hashes(block[groups], groups).astype(np.int64)
         return answered.labels, answered.outputs, answered.own_task, group
 
@@ -487,7 +487,7 @@ def _answers(
         if rows is None:
             outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks]
         else:
-            outputs = model.answer(rows)
+            outputs = model.__answers__(rows)
         if method == "predict_interval":
             values = None if groups is None else [] if block is None else block[groups].to_list()
             return labels.intervals(outputs, level, values)

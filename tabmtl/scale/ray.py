@@ -235,7 +235,7 @@ def _checked(model: Any, given: dict[str, Any], size: int) -> dict[str, Any]:
     planned = Ranks()
     planned.size = size  # of which a check asks no more
     with entered(planned):
-        model.learner().check(X, X_val, given.get("y_val"))
+        model.__learner__().check(X, X_val, given.get("y_val"))
     weight, groups, time = (given.get(name) for name in ("sample_weight", "groups", "time"))
     Roles.of(X, given["y"], weight, groups, time).without(ignored(model.columns))
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}

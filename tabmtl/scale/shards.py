@@ -157,7 +157,7 @@ class Shards(Blocks, Source):
         """Return the answers of a model to the rows of all ranks, beside their labels, on rank 0."""
         parts = []
         for X, labels, group in self._judging(model.coder_, y, groups):
-            own = model.answer_labelled(X, labels)
+            own = model.__labelled_answers__(X, labels)
             parts.append((own.labels, own.outputs, own.own_task, group))
         parts = [part for own in current().gather(parts, to=0) for part in own]
         return None if current().rank else Answered.join(model.tasks_, parts)

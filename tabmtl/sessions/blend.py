@@ -32,7 +32,7 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base.params import Count, RandomState, Share, near
+from tabmtl.base.params import Count, RandomState, Share, check_params, near
 from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import at_once, drafted, draw_seed
 from tabmtl.sessions.catalogue import Catalogue, Growth
@@ -436,10 +436,10 @@ class Blend(Recommender):
                 named[next(name for name in numbered if name not in named)] = part
         return named
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         for name, part in self._prepared().items():
-            part.check_params(f"the part {name}")
+            check_params(part, f"the part {name}")
 
     def _prepared(self) -> dict[str, Recommender]:
         """Copy the unfitted parts, with the columns and the seed of the blend."""

@@ -81,7 +81,7 @@ class Recommender(SavableEstimator):
     repeats: bool = True
 
     #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
-    gone_params: ClassVar[dict[str, Any]] = {"warm_start": False}
+    __gone_params__: ClassVar[dict[str, Any]] = {"warm_start": False}
     # whether scores are log p, up to a constant of the session; else they are shares of p where they are positive, and
     # items of other scores were not found
     _log_scale: ClassVar[bool] = False
@@ -115,7 +115,7 @@ class Recommender(SavableEstimator):
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
             In a group of several processes (`tabmtl.scale.joined`), unless the log is given as Shards.
         """
-        self._check_params()
+        self.__check_params__()
         _refuse_plain_score(type(self))
         Learning(model=self).check(clicks)
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations

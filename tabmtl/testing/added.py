@@ -25,9 +25,9 @@ class Growing(Subject):
 
     def check_a_new_task_leaves_the_answers_of_the_others(self) -> None:
         estimator, X, y = self.fitted()
-        said, (rows, labels) = estimator.answer(X), self.later()
+        said, (rows, labels) = estimator.__answers__(X), self.later()
         assert all(
-            np.array_equal(*pair) for pair in zip(said, estimator.add_task(rows, labels).answer(X), strict=False)
+            np.array_equal(*pair) for pair in zip(said, estimator.add_task(rows, labels).__answers__(X), strict=False)
         )
         grown = answers(estimator, X)
         assert finite(grown)
@@ -42,13 +42,13 @@ class Growing(Subject):
         estimator, X, _ = self.fitted()
         rows, labels = self.later()
         names = [task.name for task in estimator.add_task(rows, labels).tasks_]
-        said = dict(zip(names, estimator.answer(X), strict=True))
+        said = dict(zip(names, estimator.__answers__(X), strict=True))
         gone = [labels.columns[0]] if self.is_funnel else [estimator.tasks_[0].name, labels.columns[0]]
         for name in gone:
             estimator.remove_task(name)
             del said[name]
         assert [task.name for task in estimator.tasks_] == [*said]
-        assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(said.values(), estimator.answer(X), strict=True))
+        assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(said.values(), estimator.__answers__(X), strict=True))
 
     def check_a_call_that_fails_leaves_the_estimator_as_it_was(self) -> None:
         estimator, X, y = self.fitted()

@@ -60,10 +60,10 @@ class Rows(Subject):
     @of_each_model
     def check_tasks_that_are_asked_for_are_answered_as_among_all(self) -> None:
         estimator, X, y = self.fitted()
-        asked, whole = [y.columns[-1], y.columns[0]], dict(zip(y.columns, estimator.answer(X), strict=True))
+        asked, whole = [y.columns[-1], y.columns[0]], dict(zip(y.columns, estimator.__answers__(X), strict=True))
         for n in (1, 7, len(X)):
             for names in (asked, asked[:1]):
-                gap = largest_gap([whole[name][:n] for name in names], estimator.answer(X[:n], names))
+                gap = largest_gap([whole[name][:n] for name in names], estimator.__answers__(X[:n], names))
                 assert gap <= 1e-6, f"{n} rows are answered otherwise for {names} alone, by {gap:.1e}; allowed is 1e-6"
         predicted, flat = estimator.predict(X, tasks=asked), estimator.predict(X, tasks=asked[1])
         assert predicted.schema == estimator.predict(X).select(asked).schema

@@ -54,7 +54,7 @@ def objective(
         Training rows, as `fit` takes them.
     X_val, y_val : as X and y
         Validation rows, which stop the fit and judge it. They only judge an estimator that chooses by folds of its own,
-        such as `IndependentTasks` (``learns_all_rows``): fit what is chosen on both. Keep test rows out of a search.
+        such as `IndependentTasks`: fit what is chosen on both. Keep test rows out of a search.
         With `tabmtl.scale.Shards`, labels and answers of all rows are in memory at the end of a trial.
     per_task : bool, default=False
         Maximise the score of every task, for a Pareto front, instead of the mean over the tasks.
@@ -103,10 +103,10 @@ def objective(
         raise TypeError(f"expected no parameters of fit but sample_weight and groups, got {[*fit_params]}")
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)
-    asked.learner().check(X, X_val, y_val)
+    asked.__learner__().check(X, X_val, y_val)
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
-    coder = asked.learner().coder(X, y, sample_weight)
+    coder = asked.__learner__().coder(X, y, sample_weight)
     if not is_source(X):
         coder.check_labelled(coder.read(X, y, sample_weight))
     valid = _read_labels(coder, X_val, y_val, groups)
@@ -183,7 +183,7 @@ class _TableObjective(Objective):
     def _fit(self, model: Any) -> None:
         """Fit a model that will be judged by the validation rows: it stops by them, but chooses nothing else."""
         unseen: dict[str, Any] = {}
-        if model.learns_all_rows:
+        if model.__learns_all_rows__:
             unseen = {
                 "X_val": None,
                 "y_val": None,
@@ -198,7 +198,7 @@ class _TableObjective(Objective):
             answered = X.answered(model, y, self.rows["groups"])
             return {} if answered is None else score_tasks(*answered)
         of_val = groups_of_parts(self.rows["groups"], X)[1]
-        return score_tasks(*model.answer_labelled(X, y, groups=of_val))
+        return score_tasks(*model.__labelled_answers__(X, y, groups=of_val))
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
         return {task.name: record.get(f"val/{task.name}/{task.metric}") for task in self.tasks}

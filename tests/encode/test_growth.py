@@ -19,7 +19,7 @@ LABELS = pl.DataFrame({"kind": ["a", "b", "c", "a"], "price": [1.5, 2.5, 0.5, 2.
 
 
 def learned(X=WIDE, y=LABELS, **params):
-    return SharedBottom(min_frequency=1, **params).learner().coder(X, y)
+    return SharedBottom(min_frequency=1, **params).__learner__().coder(X, y)
 
 
 def test_known_codes_and_scales_stay():
@@ -122,4 +122,4 @@ def test_named_classes_that_booleans_cannot_hold(new):
 )
 def test_classes_that_fit_no_task(classes, words):
     with pytest.raises(ValueError, match=words):
-        SharedBottom(tasks={"price": Task(name="price", kind="regression")}).learner().declaring(LABELS, classes)
+        SharedBottom(tasks={"price": Task(name="price", kind="regression")}).__learner__().declaring(LABELS, classes)

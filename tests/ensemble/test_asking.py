@@ -24,8 +24,8 @@ class Signs(SharedTrees):
     def fit(self, X, y, **others):
         return super().fit(X.with_columns(sign=pl.col("plain").sign()), y, **others)
 
-    def answer(self, X):
-        return super().answer(X.with_columns(sign=pl.col("plain").sign()))
+    def __answers__(self, X):
+        return super().__answers__(X.with_columns(sign=pl.col("plain").sign()))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_rows_are_read_once_for_all_models_that_read_them_alike(ensemble, monkey
     X, read = features(20, seed=1), []
     encode = FeatureCoder.encode
     monkeypatch.setattr(FeatureCoder, "encode", lambda self, frame: read.append(self) or encode(self, frame))
-    ensemble.answer(X)
+    ensemble.__answers__(X)
     # trees and the ensemble itself; trees without a column; networks; models that look at the frame by themselves
     assert len(read) == 3 + len(ensemble.estimators_["own"])
 
@@ -59,7 +59,7 @@ def test_every_model_answers_as_it_does_alone(ensemble, n):
     asked = Asked(ensemble.coder_, ensemble.estimators_, None)
     for name, found in asked.answers(X, ensemble.coder_.read(X)):
         for model, answers in zip(ensemble.estimators_[name], found, strict=True):
-            for one, other in zip(answers, model.answer(X), strict=True):
+            for one, other in zip(answers, model.__answers__(X), strict=True):
                 assert_allclose(one, other, rtol=0, atol=1e-5 if name in NETWORKS else 0, err_msg=name)
 
 
@@ -71,4 +71,4 @@ def test_models_of_unlike_coders_are_asked_in_groups(ensemble):
     ]
     parts.append(copy(parts[0]))
     ((_, found),) = Asked(ensemble.coder_, {"old": parts}, None).answers(X, ensemble.coder_.read(X))
-    assert all(same(own, part.answer(X)) for own, part in zip(found, parts, strict=True))
+    assert all(same(own, part.__answers__(X)) for own, part in zip(found, parts, strict=True))

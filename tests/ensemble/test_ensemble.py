@@ -267,7 +267,7 @@ class Timed(IndependentTasks):
 )
 def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     X, y = scarce_table(20)
-    coder, rows, _ = IndependentTasks().learner().rows(ExitStack(), X, y["first"], None, Marks())
+    coder, rows, _ = IndependentTasks().__learner__().rows(ExitStack(), X, y["first"], None, Marks())
     clock = Mock(return_value=0.0)
     for module in (trials, watch):
         monkeypatch.setattr(module, "perf_counter", clock)

@@ -18,7 +18,7 @@ from tabmtl.testing import features, long_table, mixed_targets
 
 
 def deal(X, y, n_folds="auto", seed=0, groups=None, **params):
-    coder, rows, _ = SharedTrees(**params).learner().rows(ExitStack(), X, y, None, Marks(groups))
+    coder, rows, _ = SharedTrees(**params).__learner__().rows(ExitStack(), X, y, None, Marks(groups))
     return coder, Folds.deal(Table.read(X, coder, rows.batch), coder, n_folds, seed)
 
 
@@ -75,7 +75,7 @@ def test_folds_are_halved_for_models_of_single_tasks():
 def test_labels_are_those_given():
     X = features()
     y = mixed_targets(X).with_columns(is_late=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
-    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"}).learner().rows(ExitStack(), X, y, None, Marks())
+    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"}).__learner__().rows(ExitStack(), X, y, None, Marks())
     table = Table.read(X, coder, rows.batch)
     assert table.y.cast(y.schema).equals(y)
     assert table.X.equals(X)

@@ -50,19 +50,21 @@ def with_new(model, X, **options):
 @some_networks
 def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, reloaded):
     model, X, y = fitted(cls)
-    before, old = model.answer(X), {name: array.copy() for name, array in model.weights_.items()}
+    before, old = model.__answers__(X), {name: array.copy() for name, array in model.weights_.items()}
     represented = model.transform(X)
     for method, head in HEADS.items():
         names = {name: f"{name} {method}" for name in ("paid", "amount", "visits")}
         model.add_task(X[:60], new_labels(X)[:60].rename(names), head=head, tasks={f"visits {method}": "poisson"})
     assert [task.name for task in model.tasks_][: len(before)] == y.columns
-    assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
+    assert all(np.array_equal(*pair) for pair in zip(before, model.__answers__(X), strict=False))
     assert all(np.array_equal(array, model.weights_[f"base.{name}"]) for name, array in old.items())
     assert np.array_equal(represented, model.transform(X))
     again = reloaded(model)
     assert same(answers(model, X), answers(again, X))
-    alone = [np.concatenate(column) for column in zip(*(model.answer(X[i : i + 1]) for i in range(5)), strict=True)]
-    assert all(np.allclose(one, whole[:5], atol=1e-6) for one, whole in zip(alone, model.answer(X), strict=True))
+    alone = [
+        np.concatenate(column) for column in zip(*(model.__answers__(X[i : i + 1]) for i in range(5)), strict=True)
+    ]
+    assert all(np.allclose(one, whole[:5], atol=1e-6) for one, whole in zip(alone, model.__answers__(X), strict=True))
     of_some = model.predict(X, tasks=["visits head", y.columns[0]])
     assert of_some.equals(model.predict(X).select(of_some.columns))
     removed = model.remove_task("amount head").remove_task(y.columns[-1]) if cls not in FUNNELS else model
@@ -156,15 +158,15 @@ def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, reloade
         nightly = nightly.with_columns(pl.Series(task, [label, *kinds[more["count"] % 3][1:]]))
         nightly = nightly.with_columns(size=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit(label)).otherwise("size"))
         rows = more.with_columns(text=pl.lit(town))
-        before, unseen = model.answer(X), model.answer(X.with_columns(text=pl.lit("mauve")))
+        before, unseen = model.__answers__(X), model.__answers__(X.with_columns(text=pl.lit("mauve")))
         model.set_params(learning_rate=0.0, weight_decay=0.0).partial_fit(rows, nightly)
         assert town in model.coder_.levels["text"]
         assert model.tasks_[-1].classes == ("u", "v", "w", label)
-        after, new = model.answer(X), model.answer(X.with_columns(text=pl.lit(town)))
+        after, new = model.__answers__(X), model.__answers__(X.with_columns(text=pl.lit(town)))
         for old, now in zip(before + unseen, after + new, strict=True):
             np.testing.assert_allclose(shares(old, old.shape[-1]), shares(now, old.shape[-1]), rtol=1e-3, atol=1e-6)
         model.set_params(learning_rate=rate / 5).partial_fit(rows, nightly)
-        moved = [np.abs(old - now).max() / np.ptp(old) for old, now in zip(after, model.answer(X), strict=True)]
+        moved = [np.abs(old - now).max() / np.ptp(old) for old, now in zip(after, model.__answers__(X), strict=True)]
         assert 0 < max(moved) < 0.2
         again = reloaded(model)
         assert same(answers(model, X), answers(again, X))
@@ -194,7 +196,7 @@ def test_classes_of_a_long_table_join_all_its_tasks(reloaded):
     model.partial_fit(rows, pl.Series("mark", ["d"] * 60 + ["a"] * 60))
     assert [task.classes for task in model.tasks_] == [("a", "b", "c", "d")] * 3
     assert same(answers(model, rows), answers(reloaded(model), rows))
-    assert model.answer(rows)[0].shape == (120, 4)
+    assert model.__answers__(rows)[0].shape == (120, 4)
 
 
 def test_rows_of_fit_and_of_new_tasks_judge_nothing():
@@ -214,18 +216,18 @@ def test_rows_of_fit_and_of_new_tasks_judge_nothing():
 @pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "PLE"))
 def test_a_long_table_takes_rows_of_a_new_task(cls, reloaded):
     model, X, y = fitted(cls, "long")
-    before, represented = model.answer(X)[0], model.transform(X)
+    before, represented = model.__answers__(X)[0], model.transform(X)
     new = X.with_columns(school=pl.lit("new"))
     model.add_task(new[:50], y[:50])
     both = pl.concat([X, new])
     assert not model.drift(both)["is_drift"].any()
-    assert np.array_equal(model.answer(both)[0][: len(X)], before)
+    assert np.array_equal(model.__answers__(both)[0][: len(X)], before)
     assert np.array_equal(model.transform(both)[: len(X)], represented)
     assert same(answers(model, both), answers(reloaded(model), both))
     first = model.tasks_[0].name
     others = both.filter(pl.col("school") != first)
-    whole = model.answer(both)[0][(both["school"] != first).to_numpy()]
-    assert np.array_equal(model.remove_task(first).answer(others)[0], whole)
+    whole = model.__answers__(both)[0][(both["school"] != first).to_numpy()]
+    assert np.array_equal(model.remove_task(first).__answers__(others)[0], whole)
 
 
 def test_a_classifier_knows_the_new_classes():
@@ -243,19 +245,19 @@ def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, reloaded)
     model, X, y = fitted(cls)
     fresh = features(n=200, seed=7)
     model.conformalize(fresh, mixed_targets(fresh, seed=7))
-    before = model.answer(X)
+    before = model.__answers__(X)
     labels = pl.concat([y, new_labels(X).select("amount")], how="horizontal")
     with pytest.warns(UserWarning, match="freeze=None changes the answers"):
         model.add_task(X, labels, freeze=None)
-    assert not np.array_equal(before[0], model.answer(X)[0])
+    assert not np.array_equal(before[0], model.__answers__(X)[0])
     with pytest.raises(ValueError, match="conformalize"):
         model.predict_interval(X)
     for copied in (reloaded(model), pickle.loads(pickle.dumps(model))):
         assert same(answers(model, X), answers(copied, X))
-    said = model.answer(X)
+    said = model.__answers__(X)
     model.partial_fit(X, labels)
     assert [task.name for task in model.tasks_] == labels.columns
-    assert not np.array_equal(said[3], model.answer(X)[3])
+    assert not np.array_equal(said[3], model.__answers__(X)[3])
     assert len(model.fit(X, y).tasks_) == len(y.columns)
 
 

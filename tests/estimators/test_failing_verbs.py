@@ -100,12 +100,12 @@ def test_a_verb_that_fails_anywhere_changes_nothing(verb, subject):
 @pytest.mark.parametrize("verb", ["partial_fit", "add_task", "remove_task", "conformalize"], indirect=True)
 def test_answers_beside_a_verb_are_those_before_or_after_it(verb, subject):
     estimator, X, _ = subject.fitted()
-    before, is_over, interval = estimator.answer(X), Event(), sys.getswitchinterval()
+    before, is_over, interval = estimator.__answers__(X), Event(), sys.getswitchinterval()
 
     def ask():
-        heard = [estimator.answer(X)]
+        heard = [estimator.__answers__(X)]
         while not is_over.is_set():
-            heard.append(estimator.answer(X))
+            heard.append(estimator.__answers__(X))
         return heard
 
     sys.setswitchinterval(1e-5)
@@ -116,5 +116,5 @@ def test_answers_beside_a_verb_are_those_before_or_after_it(verb, subject):
         finally:
             sys.setswitchinterval(interval)
             is_over.set()
-    said = before, estimator.answer(X)
+    said = before, estimator.__answers__(X)
     assert all(any(same(own, known) for known in said) for own in asked.result())

@@ -58,10 +58,10 @@ def test_what_is_known_keeps_its_answers_where_levels_and_classes_join(cls):
     if "size" in y.columns:
         y_more = y_more.with_columns(size=pl.lit("giant"))
     model.fit(X, y)
-    before, unseen = model.answer(X), model.answer(X.with_columns(text=pl.lit("violet")))
+    before, unseen = model.__answers__(X), model.__answers__(X.with_columns(text=pl.lit("violet")))
     model.set_params(**STILL).partial_fit(more, y_more)
     assert "black" in model.coder_.levels["text"]
-    after, new = model.answer(X), model.answer(X.with_columns(text=pl.lit("black")))
+    after, new = model.__answers__(X), model.__answers__(X.with_columns(text=pl.lit("black")))
     for task, *found in zip(model.tasks_, before, after, unseen, new, strict=True):
         rtol = 1e-4
         if "giant" in (task.classes or ()):
@@ -94,11 +94,11 @@ def test_a_class_more_parts_heads_of_one_width():
     tasks = {"y0": "multiclass", "y1": "multiclass"}
     model = SharedBottom(hidden=(8,), epochs=2, tasks=tasks, random_state=0, n_members=2)
     model.fit(X, np.column_stack([labels, labels]))
-    before = model.answer(X)[0]
+    before = model.__answers__(X)[0]
     model.set_params(**STILL).partial_fit(X, np.column_stack([labels, labels + 1]))
     assert [len(task.classes) for task in model.tasks_] == [3, 4]
-    np.testing.assert_allclose(before, model.answer(X)[0], rtol=1e-4)
-    assert model.answer(X)[1].shape == (90, 4)
+    np.testing.assert_allclose(before, model.__answers__(X)[0], rtol=1e-4)
+    assert model.__answers__(X)[1].shape == (90, 4)
 
 
 def test_an_unfitted_network_begins_by_a_pass_and_knows_given_classes():
@@ -120,7 +120,7 @@ def test_a_classifier_has_new_classes_in_their_sorted_place():
     model = tiny(SharedBottomClassifier).fit(X, y).partial_fit(X, now)
     assert model.tasks_[0].classes == ("b", "c", "d", "a") and model.classes_.tolist() == ["a", "b", "c", "d"]
     probabilities = model.predict_proba(X)
-    np.testing.assert_array_equal(probabilities, model.answer(X)[0][:, [3, 0, 1, 2]])
+    np.testing.assert_array_equal(probabilities, model.__answers__(X)[0][:, [3, 0, 1, 2]])
     np.testing.assert_array_equal(model.classes_[probabilities.argmax(axis=1)], model.predict(X))
     own = np.log(probabilities[rows, np.searchsorted(model.classes_, now)])
     assert get_scorer("neg_log_loss")(model, X, now) == pytest.approx(own.mean())
@@ -167,22 +167,22 @@ def test_a_warm_start_begins_at_the_last_fit():
     for name, value in changes.items():
         with pytest.raises(ValueError, match=rf"^{name} is .*, and was .* in the last fit: set it back; warm_start=Tr"):
             copy.copy(model).set_params(**{name: value}).fit(X, y)
-    before, shuffled = model.answer(X), X.with_columns(plain=pl.col("plain").reverse())
+    before, shuffled = model.__answers__(X), X.with_columns(plain=pl.col("plain").reverse())
     with pytest.raises(ValueError, match="rows that fit has not seen"):
         copy.copy(model).fit(shuffled, y).calibrate(X, y)
     fresh = X.with_columns(text=pl.lit("black"))
     model.set_params(epochs=1, early_stopping=False, **STILL).fit(fresh, y.with_columns(size=pl.lit("giant")))
     assert model.tasks_[1].classes[-1] == "giant" and "black" in model.coder_.levels["text"]
-    np.testing.assert_allclose(before[0], model.answer(X)[0], rtol=1e-5)
+    np.testing.assert_allclose(before[0], model.__answers__(X)[0], rtol=1e-5)
     assert len(model.history_) == 1
 
 
 def test_rows_of_known_tasks_of_a_long_table_go_on():
     model, X, y = fitted(MMoE, "long")
     is_east = X["school"] == "east"
-    before = model.answer(X)[0]
+    before = model.__answers__(X)[0]
     model.partial_fit(X.filter(is_east).with_columns(text=pl.lit("black")), y.filter(is_east))
-    assert "black" in model.coder_.levels["text"] and not np.array_equal(before, model.answer(X)[0])
+    assert "black" in model.coder_.levels["text"] and not np.array_equal(before, model.__answers__(X)[0])
     with pytest.raises(ValueError, match=r"the task 'south' is new.*add_task"):
         model.partial_fit(X.with_columns(school=pl.lit("south")), y)
 

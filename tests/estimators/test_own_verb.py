@@ -52,35 +52,35 @@ def spread(answer):
 @pytest.mark.parametrize("cls", [SharedBottom, SharedTrees, RMTGB, IndependentTasks, MultiTaskEnsemble])
 def test_a_verb_of_the_user_is_part_of_the_model_from_then_on(cls, tmp_path):
     plain = tiny(cls).fit(X, Y)
-    whole = plain.answer(X)
+    whole = plain.__answers__(X)
     found = plain._with_model(tempered(plain._model, 0.5))
-    half = found.answer(X)
+    half = found.__answers__(X)
     assert [spread(answer) for answer in half] == pytest.approx([spread(answer) / 2 for answer in whole], rel=1e-3)
-    assert close(plain.answer(X), whole)
-    assert close(found.answer(X, ["delay"]), half[2:])
+    assert close(plain.__answers__(X), whole)
+    assert close(found.__answers__(X, ["delay"]), half[2:])
     found.save(tmp_path / "model")
     with pytest.raises(tabmtl.ModelFileError, match="tempered"):
         tabmtl.load(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model", kinds=[Tempered])
-    assert close(loaded.answer(X), half)
+    assert close(loaded.__answers__(X), half)
     if hasattr(loaded, "remove_task"):
         loaded.remove_task("size")
-        assert close(loaded.answer(X), [half[0], half[2]])
+        assert close(loaded.__answers__(X), [half[0], half[2]])
     if hasattr(found, "add_task"):
         found.add_task(NEW, NEW_Y[["late"]].rename({"late": "again"}))
-        assert close(found.answer(X)[:3], half)
+        assert close(found.__answers__(X)[:3], half)
     if hasattr(plain, "partial_fit"):
         again = tiny(cls).fit(X, Y)
         again = again._with_model(tempered(again._model, 0.5)).partial_fit(NEW, NEW_Y)
         plain.partial_fit(NEW, NEW_Y)
-        pairs = zip(again.answer(X), plain.answer(X), strict=True)
+        pairs = zip(again.__answers__(X), plain.__answers__(X), strict=True)
         assert all(spread(one) == pytest.approx(spread(other) / 2, rel=1e-3) for one, other in pairs)
 
 
 def test_a_kind_of_targets_stands_over_no_model():
-    saved = tiny(SharedTrees).fit(X, Y).saved()
+    saved = tiny(SharedTrees).fit(X, Y).__saved__()
     with pytest.raises(ValueError, match=r"over.0 holds 'poisson', expected a Over"):
-        SharedTrees.from_saved(replace(saved, facts=saved.facts | {"over": ["poisson"]}))
+        SharedTrees.__from_saved__(replace(saved, facts=saved.facts | {"over": ["poisson"]}))
 
 
 def test_what_stands_over_a_model_is_no_drift_and_its_trees_are_not_exported():

@@ -83,8 +83,8 @@ def test_a_calibrated_step_of_a_funnel_stays_below_the_one_before():
     log = make_funnel(400, random_state=0)
     model = tiny(ESMM, task_chain=["click", "conversion"], tasks=None).fit(log.X[:200], log.y[:200])
     for step in (model, model.calibrate(log.X[200:], log.y[200:], tasks=["click"])):
-        whole = dict(zip(log.y.columns, step.answer(log.X), strict=True))
-        assert largest_gap([whole["conversion"]], step.answer(log.X, ["conversion"])) <= 1e-6
+        whole = dict(zip(log.y.columns, step.__answers__(log.X), strict=True))
+        assert largest_gap([whole["conversion"]], step.__answers__(log.X, ["conversion"])) <= 1e-6
 
 
 def test_the_parts_of_a_model_are_few_and_in_no_copy():
@@ -104,7 +104,7 @@ def test_the_parts_of_a_model_are_few_and_in_no_copy():
 @pytest.mark.parametrize("cls", [RMTGB, IndependentTasks, SharedTrees])
 def test_trees_of_other_tasks_are_not_walked_down(cls):
     model = tiny(cls, families=("lightgbm",)).fit(X, Y[["late", "delay"]])
-    whole, broken = model.answer(X)[1], deepcopy(model)
+    whole, broken = model.__answers__(X)[1], deepcopy(model)
     if cls is SharedTrees:
         functions = broken._fitted.restricted((1,)).functions
         assert functions.forest.values.shape[1] == 1
@@ -113,7 +113,7 @@ def test_trees_of_other_tasks_are_not_walked_down(cls):
         assert [group.members.tolist() for group in broken._fitted.of((1,))] == [[1]]
     else:
         broken.estimators_["late"] = None
-    assert np.array_equal(broken.answer(X, ["delay"])[0], whole)
+    assert np.array_equal(broken.__answers__(X, ["delay"])[0], whole)
 
 
 def test_an_ensemble_asks_the_candidates_that_have_a_weight(monkeypatch):
@@ -124,11 +124,11 @@ def test_an_ensemble_asks_the_candidates_that_have_a_weight(monkeypatch):
     monkeypatch.setattr("tabmtl.ensemble.estimator.choose_weights", split)
     candidates = {"alone": tiny(IndependentTasks), "together": tiny(SharedTrees)}
     model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, Y[["delay", "fast"]])
-    whole, asked = model.answer(X), []
+    whole, asked = model.__answers__(X), []
     for cls in (FittedTasks, FittedTrees):
         ask = cls.answer
         monkeypatch.setattr(cls, "answer", lambda self, *rest, ask=ask: asked.append(type(self)) or ask(self, *rest))
     for place, (name, cls) in enumerate((("delay", FittedTasks), ("fast", FittedTrees))):
-        assert np.array_equal(model.answer(X, [name])[0], whole[place])
+        assert np.array_equal(model.__answers__(X, [name])[0], whole[place])
         assert {*asked} == {cls}
         asked.clear()

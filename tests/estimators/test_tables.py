@@ -50,7 +50,7 @@ class Averages(MultiTaskEstimator):
     _stored: ClassVar[type] = AveragesState
     averages_ = FromFitted("averages")
 
-    def _check_params(self):
+    def __check_params__(self):
         if self.shrink < 0:
             raise ValueError(f"shrink must be at least 0, got {self.shrink}")
 

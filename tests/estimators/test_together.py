@@ -30,7 +30,7 @@ def parts(n=3):
 def fit(model, n=3, y=Y, **arguments):
     """Copies of an estimator, each fitted without the rows of a fold."""
     copies = [clone(model) for _ in range(n)]
-    coder = copies[0].learner().coder(X, Y)
+    coder = copies[0].__learner__().coder(X, Y)
     arguments |= {"X": X, "y": y}
     tables = [{"batch": coder.read(X[own]), **{k: v[own] for k, v in arguments.items()}} for own in parts(n)]
     for seed, each in enumerate(copies):
@@ -42,10 +42,10 @@ def fit(model, n=3, y=Y, **arguments):
 def test_each_is_a_fitted_estimator_of_its_own(model, reloaded):
     fitted, _ = fit(model)
     again, _ = fit(model)
-    answers = [each.answer(X) for each in fitted]
-    assert all(same(one, each.answer(X)) for one, each in zip(answers, again, strict=True))
+    answers = [each.__answers__(X) for each in fitted]
+    assert all(same(one, each.__answers__(X)) for one, each in zip(answers, again, strict=True))
     assert not same(answers[0], answers[1])
-    assert same(reloaded(fitted[1]).answer(X), answers[1])
+    assert same(reloaded(fitted[1]).__answers__(X), answers[1])
     assert fitted[0].history_["train/score"].null_count() == len(fitted[0].history_)
 
 
@@ -57,8 +57,8 @@ def test_labels_of_the_rows_left_out_do_not_matter():
     ]
     others, _ = fit(MODELS[2], y=changed)
     assert fingerprint(fitted[0].coder_) == fingerprint(others[0].coder_)
-    assert same(fitted[0].answer(X), others[0].answer(X))
-    assert not same(fitted[1].answer(X), others[1].answer(X))
+    assert same(fitted[0].__answers__(X), others[0].__answers__(X))
+    assert not same(fitted[1].__answers__(X), others[1].__answers__(X))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_asked_as_one_they_answer_as_each_does_and_a_row_bit_for_bit_as_in_a_bat
     batch = fitted[0].coder_.read(X)
     whole = together(fitted).answers(X, batch)
     for found, each in zip(whole, fitted, strict=True):
-        for one, alone in zip(found, each.answer(X), strict=True):
+        for one, alone in zip(found, each.__answers__(X), strict=True):
             np.testing.assert_allclose(one, alone, rtol=1e-5, atol=1e-6)
     asked = together(loaded)
     for rows in (slice(240), slice(1), slice(7, 9), slice(239, 240)):
@@ -99,7 +99,7 @@ def test_weights_groups_and_a_time_limit_reach_every_network():
     weight, groups = np.random.default_rng(0).uniform(0.5, 2, len(X)), np.arange(len(X)) // 4
     fitted, _ = fit(MODELS[2], sample_weight=weight, groups=groups)
     plain, _ = fit(MODELS[2])
-    assert not same(fitted[0].answer(X), plain[0].answer(X))
+    assert not same(fitted[0].__answers__(X), plain[0].__answers__(X))
     with pytest.warns(TimeLimitWarning, match="epoch 1 of"):
         limited, _ = fit(SharedBottom(hidden=(8,), time_limit=1e-9))
     assert [len(each.history_) for each in limited] == [1, 1, 1]

@@ -78,7 +78,7 @@ def test_task_arithmetic_by_a_third_is_the_mean_of_three(departments):
     base, models, X = departments
     found = [merge(base, models, method="task_arithmetic", scale=scale) for scale in (1 / 3, [1 / 3] * 3)]
     for merged in found:
-        for one, other in zip(merged.answer(X), merge(base, models).answer(X), strict=True):
+        for one, other in zip(merged.__answers__(X), merge(base, models).__answers__(X), strict=True):
             assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_long_tables_and_funnels_merge():
     merged = merge(base, [base.with_weights(weights)])
     assert merged.weights_["trunk.0.weight"] == pytest.approx(1.1 * base.weights_["trunk.0.weight"])
     funnel, X, _ = fitted(ESMM)
-    assert len(merge(funnel, [fine_tuned(funnel, X, 0), fine_tuned(funnel, X, 1)]).answer(X)) == len(funnel.tasks_)
+    assert len(merge(funnel, [fine_tuned(funnel, X, 0), fine_tuned(funnel, X, 1)]).__answers__(X)) == len(funnel.tasks_)
 
 
 def test_decisions_of_the_base_are_dropped():

@@ -102,7 +102,7 @@ def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path, rel
     if isinstance(smaller, PLE):  # whose buckets of experts are of unequal size; that of others takes as long
         check_answers(smaller, exported(smaller, tmp_path / "pruned.onnx"), NEW)
     names = Y.columns[1:3]
-    for own, found in zip(smaller.answer(NEW, tasks=names), smaller.answer(NEW)[1:3], strict=True):
+    for own, found in zip(smaller.__answers__(NEW, tasks=names), smaller.__answers__(NEW)[1:3], strict=True):
         np.testing.assert_allclose(own, found, rtol=0, atol=1e-5)
     assert pl.concat([smaller.predict(NEW[i : i + 1]) for i in range(5)]).equals(answers[:5])
 
@@ -132,7 +132,7 @@ def test_units_that_nothing_needs_go_first():
     kept = pruned.weights_["trunk.0.weight"]
     assert widths(pruned)["trunk.0"] == 16
     assert np.array_equal(kept, np.delete(weights["trunk.0.weight"], np.arange(8, 24), axis=0))
-    for own, found in zip(idle.answer(NEW), pruned.answer(NEW), strict=True):
+    for own, found in zip(idle.__answers__(NEW), pruned.__answers__(NEW), strict=True):
         np.testing.assert_allclose(found, own, rtol=1e-4, atol=1e-5)
 
 

@@ -40,7 +40,7 @@ def falls(model: IndependentTasks, column: str, sign: int = 1) -> list[float]:
     """Return the furthest that the answers to each task go against the sign, over values of a column."""
     X, _ = rows(40)
     values = pl.DataFrame({column: np.linspace(-3, 3, 60)})
-    steps = model.answer(X.drop(column).join(values, how="cross").select(X.columns))
+    steps = model.__answers__(X.drop(column).join(values, how="cross").select(X.columns))
     of_classes = [
         answer[:, 1:] if task.is_classification else answer for task, answer in zip(model.tasks_, steps, strict=True)
     ]
@@ -59,7 +59,7 @@ def fitted(X, y, given, *, monotone=SIGNS, **params) -> IndependentTasks:
 def check_is_monotone(model: IndependentTasks) -> None:
     for column, sign in list(SIGNS.items())[:2]:
         assert max(falls(model, column, sign)) <= 0
-        for answer in model.answer(rows(40)[0]):
+        for answer in model.__answers__(rows(40)[0]):
             assert np.ptp(answer, axis=0).max() > 0.05  # of more than a constant
 
 

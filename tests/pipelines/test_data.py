@@ -219,9 +219,9 @@ def test_a_split_by_time_judges_by_the_newest_rows(tmp_path):
     assert rows.origin.endswith("--time-column day")
     assert rows.split == "drawn: 0.2 val and 0.2 test the newest by day"
     fit = Mock()
-    rows.fit(Mock(fit=fit, learns_all_rows=True))
+    rows.fit(Mock(fit=fit, __learns_all_rows__=True))
     assert fit.call_args.kwargs["time"].to_list() == [*train, *val] and len(fit.call_args.args[0]) == 240
-    rows.fit(Mock(fit=fit, learns_all_rows=False))
+    rows.fit(Mock(fit=fit, __learns_all_rows__=False))
     assert fit.call_args.kwargs.keys() == {"groups", "X_val", "y_val"}
     both = {"group_column": "shop", "time_column": "day"}
     told = pytest.warns(TabmtlWarning, match=r"of the newest rows .*; leave --group-column or --time-column out if")

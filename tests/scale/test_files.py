@@ -226,7 +226,9 @@ def test_errors_of_the_model_blame_neither_the_input_nor_the_output(net, tmp_pat
     model, X = net
     X.write_parquet(tmp_path / "rows.parquet")
     lost = PermissionError(13, "Permission denied", "levels.json")
-    monkeypatch.setattr(type(model), "answer", Mock(side_effect=[*[model.answer(X[:50])] * (fails - 1), lost]))
+    monkeypatch.setattr(
+        type(model), "__answers__", Mock(side_effect=[*[model.__answers__(X[:50])] * (fails - 1), lost])
+    )
     with pytest.raises(PermissionError) as caught:
         predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet")
     assert caught.value is lost

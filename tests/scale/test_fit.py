@@ -193,7 +193,7 @@ def test_rows_of_a_window_are_all_rows_once(table, folder):
     from tabmtl.scale.survey import learn_table
 
     model = tiny(SharedBottom)
-    coder = learn_table(source, roles, **model.learner().coding)
+    coder = learn_table(source, roles, **model.__learner__().coding)
     with cache.encoded(source, roles, coder) as encoded:
         everything = coder.read(table.select(coder.names), table.select(TARGETS), table["weight"])
         for name, part in everything.arrays().items():

@@ -31,7 +31,7 @@ def test_signs_hold_for_rows_of_files(tmp_path):
     tasks = [Task(name=kind, kind=kind, monotone={"age": 1}) for kind in table.columns[1:]]
     model = tiny(IndependentTasks, tasks=tasks, learning_rate=0.3)
     model.fit(Shards(tmp_path / "rows.parquet"), table.columns[1:])
-    for answer in model.answer(pl.DataFrame({"age": np.linspace(-3, 3, 60)})):
+    for answer in model.__answers__(pl.DataFrame({"age": np.linspace(-3, 3, 60)})):
         rises = answer.reshape(60, -1)[:, -1]
         assert np.diff(rises).min() >= 0
         assert np.ptp(rises) > 0.05  # of more than a constant

@@ -156,7 +156,7 @@ def test_quantiles_come_in_the_container_of_the_labels():
 
 def test_the_calibration_is_the_share_below_every_level():
     model = learned("SharedTrees").fit(X[:KEPT], Y[:KEPT])
-    bins = calibration_of(model.answer_labelled(X[KEPT:], Y[KEPT:])).filter(task="delay")
+    bins = calibration_of(model.__labelled_answers__(X[KEPT:], Y[KEPT:])).filter(task="delay")
     assert bins["predicted"].to_list() == pytest.approx(LEVELS) and bins["n"].to_list() == [N - KEPT] * 3
     np.testing.assert_allclose(bins["observed"], LEVELS, atol=0.08)
 

@@ -79,7 +79,7 @@ def test_one_score_per_task_in_their_order(cls):
     goal = objective(est, X[:140], Y[:140], **ROWS, per_task=True)
     (trial,) = run(goal).trials
     assert goal.names == ("late", "size", "delay")
-    stopped_by = {} if est.learns_all_rows else ROWS  # else they would be learned
+    stopped_by = {} if est.__learns_all_rows__ else ROWS  # else they would be learned
     scores = with_params(est, trial).fit(X[:140], Y[:140], **stopped_by).score_tasks(*ROWS.values())
     assert trial.values == list(scores.values())
     assert trial.intermediate_values == {}

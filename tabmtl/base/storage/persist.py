@@ -158,12 +158,12 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     """
     if not all(isinstance(each, str) and hasattr(each, "response_method") for each in metrics):
         raise TypeError(f"metrics must be a list of what make_task_metric gives, got {metrics!r}")
-    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "from_saved")):
+    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "__from_saved__")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path, kinds_by_name(kinds))
     own = exported(class_name)
     cls = own if cls is None else cls
-    if not hasattr(cls, "from_saved"):
+    if not hasattr(cls, "__from_saved__"):
         raise ModelFileError(
             f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "
             f"load(path, cls={class_name})"
@@ -175,7 +175,7 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     token = own_metrics.set({str(each): each for each in metrics})
     try:
         with _as_file_error(f"{what}; save it again"), bounded(saved.all_arrays(), is_own=cls is own):
-            return cls.from_saved(saved)
+            return cls.__from_saved__(saved)
     finally:
         own_metrics.reset(token)
 

@@ -150,7 +150,7 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     if isinstance(value, TreeText):
         saved.texts[f"trees{len(saved.texts)}"] = value
         return f"trees{len(saved.texts) - 1}"
-    if hasattr(value, "from_saved"):
+    if hasattr(value, "__from_saved__"):
         name = f"part{len(saved.parts)}"
         saved.parts[name] = _save_part(value, path)
         return name
@@ -194,7 +194,7 @@ def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
             "or leave it out of the models"
         )
     try:
-        return name, estimator.saved()
+        return name, estimator.__saved__()
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{path}: {error}") from error
@@ -248,7 +248,7 @@ class _Reader:
         if kind is TreeText:
             _need(fact in self.texts, path, fact, "the name of a text")
             return _trees_of(self.texts.pop(fact), path)
-        if hasattr(kind, "from_saved"):
+        if hasattr(kind, "__from_saved__"):
             _need(fact in self.parts, path, fact, "the name of a part")
             return _rebuild(kind, *self.parts.pop(fact), path)
         if kind is pl.DataType:
@@ -347,7 +347,7 @@ def _rebuild(kind: Any, name: str, saved: Saved, path: str) -> Any:
     cls = exported(name)
     _need(isinstance(cls, type) and issubclass(cls, kind), path, name, f"a {kind.__name__} of tabmtl")
     with bounded(saved.all_arrays(), is_own=True):
-        return cls.from_saved(saved)
+        return cls.__from_saved__(saved)
 
 
 def _trees_of(text: str, path: str) -> TreeText:

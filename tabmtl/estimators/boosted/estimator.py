@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import lightgbm as lgb
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base.params import TwoOrMore, WholeShare, check_choice, near
+from tabmtl.base.params import WholeShare, check_choice, near
 from tabmtl.base.schema import Batch, unsaid
 from tabmtl.encode import TableCoder
 from tabmtl.encode.drift.profile import sample_size
@@ -40,8 +40,6 @@ class BoostedEstimator(LightGBMEstimator):
         shared part.
     subsample : float in (0, 1], default=1.0
         Share of the rows that every tree sees, drawn anew each round.
-    max_bin : int, default=255
-        Maximum number of bins of a column.
     time_limit : float, optional
         Seconds that fit may take, roughly: training ends, with a warning, after the round in which they are over. If
         rows are set aside, the fit that finds the rounds may take half of the time. It is kept if there is no time left
@@ -55,7 +53,6 @@ class BoostedEstimator(LightGBMEstimator):
 
     unknown_task: Literal["shared", "error"] = "shared"
     subsample: WholeShare = 1.0
-    max_bin: TwoOrMore = 255
 
     search_space: ClassVar[dict[str, Any]] = LightGBMEstimator.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
 
@@ -201,7 +198,7 @@ class BoostedEstimator(LightGBMEstimator):
 
     @property
     def _data_params(self) -> dict[str, Any]:
-        return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
+        return {"feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
 
     def _tree_params(self, data_params: dict[str, Any], seed: int) -> dict[str, Any]:
         return {

@@ -61,7 +61,7 @@ class LightGBMEstimator(MultiTaskEstimator):
     n_jobs: Jobs = None
 
     #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
-    gone_params: ClassVar[dict[str, Any]] = {"decay_rate": 1.0}
+    __gone_params__: ClassVar[dict[str, Any]] = {"decay_rate": 1.0, "max_bin": 255}
     _grows: ClassVar[bool] = False
 
     search_space: ClassVar[dict[str, Any]] = {

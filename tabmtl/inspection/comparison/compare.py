@@ -115,7 +115,7 @@ def compare(
         Features and targets, as ``fit`` takes them.
     X_val, y_val : frames or arrays, optional
         Rows for early stopping. A model that chooses by folds of its own, such as `MultiTaskEnsemble` and
-        `IndependentTasks` (``learns_all_rows``), learns them like those of X: to it, labels that only judge are lost.
+        `IndependentTasks`, learns them like those of X: to it, labels that only judge are lost.
         By default, each model sets rows of X aside by itself.
     X_test, y_test : frames or arrays, optional
         Rows that judge the models. By default, a random quarter of the rows is held out, with labels of every task and
@@ -240,7 +240,7 @@ class _Fits:
             fit.fit(**rows.fit_arguments(fit))
         fitted, cpu = perf_counter(), cpu_seconds() - cpu
         answering = perf_counter()
-        outputs = fit.answer(rows.X)
+        outputs = fit.__answers__(rows.X)
         self.seconds = self.seconds + np.array([fitted - start, cpu, perf_counter() - answering])
         tasks, batch = rows.coder.labels.tasks, rows.batch
         _check_learned(fit, tasks)
@@ -445,7 +445,7 @@ def _check_tasks(
         If the model has parameters by which it would learn others.
     """
     labels = rows.coder.labels
-    own = model.learner().labels(y, labels.task_levels).tasks
+    own = model.__learner__().labels(y, labels.task_levels).tasks
     if model.task_column != reference.task_column or own != labels.tasks:
         raise ValueError(
             f"{name} would learn other tasks than the reference, {_described(own)} in place of "

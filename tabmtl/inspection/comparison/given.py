@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 
-from tabmtl.base.params import near
+from tabmtl.base.params import check_params, near
 from tabmtl.base.schema import listed
 from tabmtl.encode import take_rows
 from tabmtl.encode.preprocessing import by_preprocessor
@@ -102,7 +102,7 @@ def with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any],
                 "has, so set others on a model itself"
             )
     prepared = clone(model).set_params(**params)
-    prepared.check_params(name)
+    check_params(prepared, name)
     return prepared
 
 

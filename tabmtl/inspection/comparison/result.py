@@ -61,7 +61,7 @@ class Comparison:
     reference : str
         Name of the reference, the model that others are compared with.
     n_fit, n_val, n_test : int
-        Numbers of rows to fit, to stop by and to test. Models whose ``learns_all_rows`` is true learn those to stop by.
+        Numbers of rows to fit, to stop by and to test. Models that choose by folds of their own learn those to stop by.
     how : str
         Where the rows to test come from.
     is_interrupted : bool
@@ -293,7 +293,7 @@ class Comparison:
         groups = "" if self.n_groups is None else f" in {counted(self.n_groups, 'group')}"
         stop = f", {self.n_val:,} to stop by" if self.n_val else ""
         said = f"{counts}: {self.n_fit:,} rows to fit{stop} and {self.n_test:,} to test{groups} ({self.how})."
-        learners = [name for name, model in self.models.items() if self.n_val and model.learns_all_rows]
+        learners = [name for name, model in self.models.items() if self.n_val and model.__learns_all_rows__]
         return said + (f" Rows to stop by are rows to fit for {listed(learners, _MOST_NAMES)}." if learners else "")
 
     def plot(

@@ -76,8 +76,8 @@ class ComparedRows:
             Arguments of ``fit`` for all rows.
         X_test, y_test : frames or arrays, or None
         """
-        model.learner().check(fit["X"], fit["X_val"], fit["y_val"])
-        coder = model.learner().coder(fit["X"], fit["y"])
+        model.__learner__().check(fit["X"], fit["X_val"], fit["y_val"])
+        coder = model.__learner__().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
         batch = replace(batch, time=times_of_fit(fit.get("time"), fit["X"], len(batch)))
         warn_of_frequent_classes(coder.labels, model.tasks, coder.labels.tasks, batch.y)
@@ -163,7 +163,7 @@ class ComparedRows:
 
     def fit_arguments(self, model: MultiTaskEstimator) -> dict[str, Any]:
         """Return the arguments of ``fit`` for a model, which has all labels: it learns X_val, or stops by it."""
-        if self.n_val and model.learns_all_rows:
+        if self.n_val and model.__learns_all_rows__:
             return self._joined
         if self.group_val is None or not any(map(is_by_group, self.coder.labels.tasks)):
             return self.fit

@@ -190,8 +190,8 @@ class CalibrationDisplay(Display):
         ValueError
             If a task is not one of the estimator's, or one ``ax`` is given for several.
         """
-        shown = tasks_of(estimator, tasks, "answer_labelled", "of tables, such as SharedTrees")
-        bins = calibration_of(estimator.answer_labelled(X, y))
+        shown = tasks_of(estimator, tasks, "score_tasks", "of tables, such as SharedTrees")
+        bins = calibration_of(estimator.__labelled_answers__(X, y))
         named = bins.select(pl.lit(type(estimator).__name__ if name is None else name).alias("model"), pl.all())
         return cls(named, tasks=shown).plot(ax=ax)
 

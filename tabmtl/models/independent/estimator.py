@@ -188,7 +188,7 @@ class IndependentTasks(LightGBMEstimator):
 
     families: Annotated[Literal["all"] | Sequence[str], check_families] = "all"
 
-    learns_all_rows: ClassVar[bool] = True
+    __learns_all_rows__: ClassVar[bool] = True
 
     _keeps_monotone: ClassVar[bool] = True
 
@@ -207,8 +207,8 @@ class IndependentTasks(LightGBMEstimator):
 
     export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
         named = self.families if self.families != "all" and self._may_mix else ()
         check_together(given, named, self.tune, self.early_stopping)
@@ -241,7 +241,7 @@ class IndependentTasks(LightGBMEstimator):
             As of `answer`; NaN at labels that no fold can judge, as they are the only one of their task, or of one
             group.
         """
-        learner = self.learner()
+        learner = self.__learner__()
         learner.check(X)
         with running().fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks(groups))

@@ -188,7 +188,7 @@ class SharedTrees(BoostedEstimator):
         "reg_lambda": {"low": 0.5, "high": 20.0, "log": True},
     }
 
-    gone_params: ClassVar[dict[str, Any]] = BoostedEstimator.gone_params | {"sketch": "soft"}
+    __gone_params__: ClassVar[dict[str, Any]] = BoostedEstimator.__gone_params__ | {"sketch": "soft"}
     _stored: ClassVar[type] = SharedTreesState
     _functions = FromFitted("functions")
     rounds_ = FromFitted(lambda model: _rounds(model))

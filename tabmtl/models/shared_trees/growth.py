@@ -60,7 +60,7 @@ class Growth(NamedTuple):
     rounds : ndarray of int, shape (n_functions,)
         Trees that each function has.
     leaders : list of int
-        The task that led the round of each tree, T for all together, -1 without one.
+        The task that led the round of each tree, T for all together.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
     params : dict
@@ -181,7 +181,7 @@ class Schedule:
     def pace(self, leader: int, n_functions: int) -> np.ndarray:
         """Return the factor of the leaf values of every function, given the task that leads."""
         pace = np.ones(n_functions)
-        if leader < len(self.importance):
+        if 0 <= leader < len(self.importance):
             pace[: len(self.importance)] = self.rho
             pace[leader] = 1
         return pace if self.shares is None else pace * self.shares

@@ -276,9 +276,9 @@ class M2TRec(TrainedEstimator, Recommender):
     }
 
     #: Parameters of earlier releases; a file may have them, if they have these defaults.
-    gone_params: ClassVar[dict[str, Any]] = (
-        TrainedEstimator.gone_params
-        | Recommender.gone_params
+    __gone_params__: ClassVar[dict[str, Any]] = (
+        TrainedEstimator.__gone_params__
+        | Recommender.__gone_params__
         | {"user_column": None, "user_clicks": 10, "clip_norm": None, "directed": True, "hierarchy": False}
         | {"delta_norm": 0.5, "item_dropout": 0.1, "unknown_rate": 0.05}
     )
@@ -583,8 +583,8 @@ class M2TRec(TrainedEstimator, Recommender):
 
     # parameters
 
-    def _check_params(self) -> None:
-        super()._check_params()
+    def __check_params__(self) -> None:
+        super().__check_params__()
         if self.item_tower == "concat" and FIELD_WIDTH % self.n_heads:
             raise ValueError(f"n_heads must divide {FIELD_WIDTH} with item_tower='concat', got {self.n_heads}")
         if self.item_tower == "mlp" and self.d_model % self.n_heads:

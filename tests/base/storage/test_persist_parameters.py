@@ -127,13 +127,13 @@ def test_foreign_estimators_are_not_saved(tmp_path):
 @pytest.mark.parametrize("cls", LEFT, ids=lambda cls: cls.__name__)
 def test_files_of_before_are_read_if_they_hold_nothing_of_what_left(cls):
     model, X, _ = fitted(cls)
-    saved, (fields, params) = model.saved(), LEFT[cls]
+    saved, (fields, params) = model.__saved__(), LEFT[cls]
 
     def read(fields, params):
         arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
         facts = {name: value for name, value in fields.items() if name not in arrays}
         facts |= {"params": saved.facts["params"] | params}
-        return cls.from_saved(replace(saved, facts=saved.facts | facts, arrays=saved.arrays | arrays))
+        return cls.__from_saved__(replace(saved, facts=saved.facts | facts, arrays=saved.arrays | arrays))
 
     assert same(answers(read(fields, params), X), answers(model, X))
     for name, value in fields.items():

@@ -88,7 +88,7 @@ def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, reloade
 
 
 def test_given_rows_take_the_place_of_those_of_fit_and_of_an_older_file(fitted):
-    model = tabmtl.SharedTrees.from_saved(fitted("trees").saved())
+    model = tabmtl.SharedTrees.__from_saved__(fitted("trees").__saved__())
     model._model = replace(model._model, profile=None)
     with pytest.raises(ValueError, match=r"keeps no profile.*fit it again, or give rows"):
         model.drift(NEW)

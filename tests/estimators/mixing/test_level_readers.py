@@ -151,7 +151,7 @@ def test_labels_of_rows_set_aside_are_in_no_means_of_fewer_folds():
     set_aside, fold = np.arange(0, 120, 4), np.arange(120) % 10
     found = []
     for b in (y["b"], y["b"].scatter(set_aside, ~y["b"].gather(set_aside))):
-        coder, rows, _ = IndependentTasks().learner().rows(ExitStack(), X, y.with_columns(b), None, Marks())
+        coder, rows, _ = IndependentTasks().__learner__().rows(ExitStack(), X, y.with_columns(b), None, Marks())
         levels = LevelRows.learn(rows.read(), coder.features.columns, coder.labels.tasks)
         given = reading(levels, rows.read(), None, fold, {0, 1})(1)
         learned = Sample.of_task(given).apart(set_aside).rows(np.setdiff1d(np.arange(120), set_aside))

@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_models(given):
 
 def test_differences_are_paired_and_their_intervals_hold_together(given):
     found, X, y = given
-    first, second = (list(each_task(*model.answer_labelled(X, y, None))) for model in found.models.values())
+    first, second = (list(each_task(*model.__labelled_answers__(X, y, None))) for model in found.models.values())
     rows = found.frame.filter(model="constant").select("^difference.*$").drop("difference_spread").rows()
     for (task, labels, reference, *_), (_, _, output, *_), row in zip(first, second, rows, strict=True):
         alone, of_three = (score_difference(task, labels, output, reference, level=level) for level in (0.95, 0.99))
@@ -176,9 +176,9 @@ class Lucky(IndependentTasks):
             raise self.error("no luck")
         return super()._fit(*args)
 
-    def answer(self, X: Any) -> list[np.ndarray]:
+    def __answers__(self, X: Any) -> list[np.ndarray]:
         noise = np.random.default_rng(self.random_state).normal(size=len(X))
-        return [answer + (self.random_state != self.luck) * noise for answer in super().answer(X)]
+        return [answer + (self.random_state != self.luck) * noise for answer in super().__answers__(X)]
 
 
 def twins(**params):

@@ -31,7 +31,7 @@ def table(seed=0):
 def fit(model, X, y, fold=FOLD, **arguments):
     """Copies of an estimator, each fitted without the rows of a fold."""
     copies = [clone(model).set_params(random_state=k) for k in range(K)]
-    coder = copies[0].learner().coder(X, y)
+    coder = copies[0].__learner__().coder(X, y)
     arguments = {"X": X, "y": y, "sample_weight": None, **arguments}
 
     def part(rows):
@@ -48,11 +48,11 @@ def test_each_is_a_fitted_estimator_of_its_own(weight, reloaded):
     X, y = table()
     fitted, is_fitted = fit(SharedTrees(**SMALL), X, y, sample_weight=weight)
     assert is_fitted
-    answers = [each.answer(X) for each in fitted]
+    answers = [each.__answers__(X) for each in fitted]
     assert not same(answers[0], answers[1])
     again, _ = fit(SharedTrees(**SMALL), X, y, sample_weight=weight)
-    assert all(same(one, each.answer(X)) for one, each in zip(answers, again, strict=True))
-    assert same(reloaded(fitted[1]).answer(X), answers[1])
+    assert all(same(one, each.__answers__(X)) for one, each in zip(answers, again, strict=True))
+    assert same(reloaded(fitted[1]).__answers__(X), answers[1])
     assert fitted[0].rounds_["n_labels"].to_list() == ([160, 40] if weight is None else [120, 30])
     exported = fitted[0].export_task("value").predict(fitted[0].encode(X).to_numpy())
     np.testing.assert_allclose(exported, answers[0][0], rtol=1e-5)

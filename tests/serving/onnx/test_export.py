@@ -221,7 +221,7 @@ def test_a_service_without_the_package_can_encode(model):
         codes.append(own)
     assert {code for row in codes for code in row} == {0, 1, 2, 3, 4}
     feed = {"x_num": np.array(numbers, dtype=np.float64), "x_cat": np.array(codes, dtype=np.int32)}
-    for found, expected in zip(session.run(None, feed), estimator.answer(new_rows(20)), strict=True):
+    for found, expected in zip(session.run(None, feed), estimator.__answers__(new_rows(20)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -103,8 +103,8 @@ def test_the_metadata_of_an_exported_network_hold_the_decisions():
     model.calibrate(new, new_y, tasks="late").tune_thresholds(new, new_y, costs=costs, tasks="late")
     model.conformalize(new, new_y)
     raw = model._model.answer(model._read_rows(X), model, X)
-    assert not all(map(same, raw, model.answer(X)))
-    assert all(map(same, coder_of(model).answers(raw), model.answer(X)))
+    assert not all(map(same, raw, model.__answers__(X)))
+    assert all(map(same, coder_of(model).answers(raw), model.__answers__(X)))
     assert coder_of(model).decode(raw).equals(model.predict(X))
 
 
@@ -112,7 +112,7 @@ def test_so_do_those_of_a_long_table():
     X = features(900).with_columns(school=np.array(["east", "north", "west"])[rng.integers(0, 3, 900)])
     y = pl.Series("passed", np.where(X["plain"].to_numpy() + rng.normal(size=900) > 0, "yes", "no"))
     model = SharedTrees(n_estimators=5, n_estimators_task=5, task_column="school", random_state=0).fit(X[:450], y[:450])
-    plain = model.answer(X)[0]
+    plain = model.__answers__(X)[0]
     model.calibrate(X[450:], y[450:], tasks=["north", "west"])
     model.tune_thresholds(X[450:], y[450:], costs={"west": {("yes", "no"): 30.0, ("no", "yes"): 1.0}})
     inputs = {"task": model._read_rows(X).task}

@@ -133,11 +133,11 @@ def test_a_catalogue_of_other_items_is_refused(form, stored, tmp_path):
 
 
 def test_files_of_before_are_read_if_they_hold_nothing_of_what_left():
-    saved = fitted("M2TRec").saved()
+    saved = fitted("M2TRec").__saved__()
     new = dict(saved.facts["new_items"])
     new |= {"listed": new["share"], "added": new.pop("share"), "n_fitted": 60}
     gone = {"users": None, "params": saved.facts["params"] | {"user_column": None, "user_clicks": 10}, "new_items": new}
-    found = M2TRec.from_saved(replace(saved, facts=saved.facts | gone))
+    found = M2TRec.__from_saved__(replace(saved, facts=saved.facts | gone))
     assert found.recommend(TEST).equals(fitted("M2TRec").recommend(TEST))
     for name, value, said in (
         ("users", {"ids": 1}, "users"),
@@ -145,4 +145,4 @@ def test_files_of_before_are_read_if_they_hold_nothing_of_what_left():
         ("new_items", new | {"listed": 0.1}, "have another share than those added later: fit it again"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
-            M2TRec.from_saved(replace(saved, facts=saved.facts | gone | {name: value}))
+            M2TRec.__from_saved__(replace(saved, facts=saved.facts | gone | {name: value}))

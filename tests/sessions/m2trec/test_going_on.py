@@ -120,9 +120,9 @@ def test_parts_of_a_blend_go_on_and_take_items_that_they_were_not_told_of():
 
 def test_a_file_of_before_is_read_if_it_has_no_optimizer():
     model = first(epochs=1)
-    saved = model.saved()
+    saved = model.__saved__()
     facts = saved.facts | {"optimizer": {}, "params": saved.facts["params"] | {"keep_optimizer": False}}
-    assert all_scores(M2TRec.from_saved(replace(saved, facts=facts)), TEST).equals(all_scores(model, TEST))
+    assert all_scores(M2TRec.__from_saved__(replace(saved, facts=facts)), TEST).equals(all_scores(model, TEST))
     arrays = saved.arrays | {"optimizer.step/heads.0.bias": np.ones(1)}
     with pytest.raises(ValueError, match="optimizer"):
-        M2TRec.from_saved(replace(saved, facts=facts, arrays=arrays))
+        M2TRec.__from_saved__(replace(saved, facts=facts, arrays=arrays))

@@ -32,26 +32,26 @@ def fitted(**decisions):
 
 def test_answers_are_behind_the_calibrators_of_their_task_in_a_file_too(reloaded):
     model, plain = fitted(), SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
-    for task, answer, before in zip(model.tasks_, model.answer(X), plain.answer(X), strict=True):
+    for task, answer, before in zip(model.tasks_, model.__answers__(X), plain.__answers__(X), strict=True):
         assert same(answer[:, 1], before[:, 1] / 2) if task.name == "late" else same(answer, before)
-    assert all(map(same, reloaded(model).answer(X), model.answer(X)))
-    assert all(map(same, model.fit(X, Y).answer(X), plain.answer(X)))
+    assert all(map(same, reloaded(model).__answers__(X), model.__answers__(X)))
+    assert all(map(same, model.fit(X, Y).__answers__(X), plain.__answers__(X)))
 
 
 def test_files_of_models_before_there_were_decisions_load():
-    saved = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y).saved()
+    saved = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y).__saved__()
     del saved.facts["coder"]["labels"]["decisions"]
-    assert SharedTrees.from_saved(saved).coder_.labels.decisions is None
+    assert SharedTrees.__from_saved__(saved).coder_.labels.decisions is None
 
 
 def test_files_of_calibrators_before_there_was_a_floor_have_none():
-    saved = fitted().saved()
+    saved = fitted().__saved__()
     for own in saved.facts["coder"]["labels"]["decisions"]["calibrators"]:
         if own is not None:
             del own["floor"]
-    found = SharedTrees.from_saved(saved)
+    found = SharedTrees.__from_saved__(saved)
     assert {own.floor for own in found.coder_.labels.decisions.calibrators if own is not None} == {0.0}
-    assert all(map(same, found.answer(X), fitted().answer(X)))
+    assert all(map(same, found.__answers__(X), fitted().__answers__(X)))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def long():
     X = features(900).with_columns(school=np.array(["east", "north", "west"])[rng.integers(0, 3, 900)])
     y = pl.Series("passed", np.where(X["plain"].to_numpy() + rng.normal(size=900) > 0, "yes", "no"))
     model = SharedTrees(n_estimators=5, n_estimators_task=5, task_column="school", random_state=0).fit(X[:450], y[:450])
-    plain = model.answer(X)[0]
+    plain = model.__answers__(X)[0]
     model.calibrate(X[450:], y[450:], tasks=["north", "west"])
     model.tune_thresholds(X[450:], y[450:], costs={"west": {("yes", "no"): 30.0, ("no", "yes"): 1.0}})
     return model, X, plain
@@ -100,7 +100,7 @@ def long():
 def test_rows_of_a_long_table_are_decided_by_their_own_task(long):
     model, X, plain = long
     east = (X["school"] == "east").to_numpy()
-    answer = model.answer(X)[0]
+    answer = model.__answers__(X)[0]
     assert same(answer[east], plain[east])
     assert (answer[~east] != plain[~east]).all()
     (threshold,) = model.thresholds_["threshold"]
@@ -113,7 +113,7 @@ def test_a_step_of_a_funnel_is_never_likelier_than_the_one_before():
     y = pl.DataFrame({"click": rng.random(120) < 0.5, "buy": rng.random(120) < 0.4})
     model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, y)
     labels = replace(model.coder_.labels, chain=(0, 1), decisions=Decisions.none(2))
-    raw = model.answer(X)
+    raw = model.__answers__(X)
     assert (raw[1][:, 1] > raw[0][:, 1]).any()
     assert all(map(same, labels.decided(raw), raw))
     calibrated = replace(labels.decisions, calibrators=(SIGMOID, None))
@@ -155,17 +155,17 @@ def test_calibrated_again_is_calibrated_once_and_drops_thresholds(model):
     assert not hasattr(model, "thresholds_")
     assert model.tasks_[0].thresholds is None
     once = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y).calibrate(NEW, NEW_Y)
-    assert all(map(same, once.answer(X), model.answer(X)))
+    assert all(map(same, once.__answers__(X), model.__answers__(X)))
 
 
 def test_what_teaches_no_decision_is_refused_and_the_model_stays(model):
-    before = model.answer(X)
+    before = model.__answers__(X)
     for call, words in REFUSED:
         with pytest.raises((ValueError, TypeError), match=words):
             call(model)
-    assert all(map(same, before, model.answer(X)))
+    assert all(map(same, before, model.__answers__(X)))
     assert not hasattr(model, "thresholds_")
-    pickled = tabmtl.SharedTrees.from_saved(model.saved())
+    pickled = tabmtl.SharedTrees.__from_saved__(model.__saved__())
     pickled.calibrate(X, Y, method="temperature")  # nobody knows of these rows
 
 
