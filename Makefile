@@ -47,6 +47,9 @@ test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bou
 	        --requirements pyproject.toml; \
 	    $(BIN)/uv pip install --quiet --python build/bounds/$$python --no-deps dist/*.whl; \
 	    build/bounds/$$python/bin/python .ci/smoke.py; \
+	    $(BIN)/uv pip install --quiet --python build/bounds/$$python --resolution lowest-direct --only-binary :all: \
+	        --requirements pyproject.toml --extra nn; \
+	    build/bounds/$$python/bin/python .ci/smoke.py; \
 	done
 
 lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, the rules of .ci/house_rules.py, the limits of .ci/measures.py
@@ -97,5 +100,5 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.bench $(VENV)/.dist $(VENV)/.bounds: $(VENV)/.%: $(VENV)/.pip pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable . --group $*
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable '.[nn]' --group $*
 	@touch $@

@@ -31,7 +31,15 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
     def get(name: str) -> Any:
         if name in names:
-            return load(name)
+            try:
+                return load(name)
+            except ModuleNotFoundError as error:
+                if error.name == "torch":
+                    error.msg = (
+                        f"{name} needs torch, which is missing: pip install 'tabmtl[nn]'; trees need none, such as "
+                        "SharedTrees and MultiTaskEnsemble(models='fast')"
+                    )
+                raise
         raise AttributeError(f"module {package!r} has no attribute {name!r}{_hint(package, name, names)}")
 
     return get, names_in_order, names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tabmtl.base.lazy import exported
 from tabmtl.base.params import check_choice, check_params
 from tabmtl.columns.declared import encoder_of
 from tabmtl.encode.preprocessing import by_preprocessor
@@ -61,9 +62,7 @@ def named_set(size: str) -> dict[str, MultiTaskEstimator]:
     few: dict[str, MultiTaskEstimator] = {_REFERENCE: IndependentTasks(), "SharedTrees": SharedTrees(learning_rate=0.1)}
     if size == "fast":
         return few
-    from tabmtl.models.shared_bottom import SharedBottom
-
-    return few | {"RMTGB": RMTGB(), "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3)}
+    return few | {"RMTGB": RMTGB(), "SharedBottom": exported("SharedBottom")(n_members=4, restarts=0, patience=3)}
 
 
 def candidates(models: str | Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:

@@ -171,14 +171,6 @@ class SavableEstimator(Watched, BaseEstimator):
             found[name] = {"type_name": kind, "value": np.array(names, dtype=object)}
         return found
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if {"weights_", "coder_"} & state.keys():  # which one object holds since then
-            raise ValueError(
-                f"this pickle of a {type(self).__name__} is of an earlier release: fit again, or save the model there "
-                "by model.save(path), which tabmtl.load reads here"
-            )
-        super().__setstate__(state)
-
     def __check_params__(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
         check_fields(self)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from tabmtl.sessions.ragged import Sessions, spread
 
 _BLOCK_BYTES = 64_000_000  # of scores that are held at a time
 _BLOCK = 64  # items whose scores are first looked at by their maximum
+if find_spec("torch") is None:  # which is loaded with the first scores
+    raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
 #: Least training clicks of a target in each bucket, and the name of the bucket.
 BUCKETS = ((0, "0"), (1, "1-5"), (6, "6-20"), (21, "21-100"), (101, ">100"))
 

@@ -12,7 +12,7 @@ from cases import quick
 from conformance import NETWORKS, answers, features, mixed_targets, same, tiny
 from models_at_hand import fitted
 
-from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
+from tabmtl import IndependentTasks, MultiTabNet, SharedBottom, TabmtlWarning
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.epochs import Judged
 from tabmtl.training.table_loop import TableLoop
@@ -162,13 +162,6 @@ def test_a_pickle_has_arrays_and_no_module(cls):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same(answers(frozen, X), answers(estimator, X))
-
-
-def test_a_pickle_of_an_earlier_release_says_how_to_come_by_the_model():
-    estimator = fitted(MMoE)[0]
-    earlier = {name: value for name, value in vars(estimator).items() if name != "_model"}
-    with pytest.raises(ValueError, match=r"this pickle of a MMoE is of an earlier release: fit again, or save"):
-        MMoE.__new__(MMoE).__setstate__(earlier | {"weights_": estimator.weights_})
 
 
 @a_few_networks

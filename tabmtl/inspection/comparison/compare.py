@@ -15,6 +15,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.base.cpu import cpu_seconds
+from tabmtl.base.lazy import exported
 from tabmtl.base.params import check_at_least, check_count, check_positive
 from tabmtl.base.schema import RandomSplitWarning, TimeLimitWarning, describe_error, listed, warn_user
 from tabmtl.columns.declared import Category
@@ -70,16 +71,13 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     >>> list(default_models(2_000_000))
     ['IndependentTasks', 'SharedTrees', 'MMoE', 'MultiTaskEnsemble']
     """
-    from tabmtl.models.mmoe import MMoE
-    from tabmtl.models.multitabnet import MultiTabNet
-
     models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune="all")}
     models["SharedTrees"] = SharedTrees()
     if n_rows <= _ROWS_OF_ALL:
         models["RMTGB"] = RMTGB()
-    models["MMoE"] = MMoE()
+    models["MMoE"] = exported("MMoE")()
     if n_rows <= _ROWS_OF_ATTENTION:
-        models["MultiTabNet"] = MultiTabNet()
+        models["MultiTabNet"] = exported("MultiTabNet")()
     several: Any = "best" if n_rows <= _ROWS_OF_ALL else dict(models)
     return models | {"MultiTaskEnsemble": MultiTaskEnsemble(models=several)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires, version
@@ -268,7 +269,7 @@ def _exported(
 
 def _requirements() -> list[str]:
     """Return this release and the installed versions of its dependencies: they decide the predictions."""
-    needed = [Requirement(line) for line in requires("tabmtl") or ()]
-    names = ["tabmtl", *(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""}))]
+    needed, extra = [Requirement(line) for line in requires("tabmtl") or ()], "nn" if "torch" in sys.modules else ""
+    names = ["tabmtl", *(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": extra}))]
     # without the local part of a version, as in torch's 2.6.0+cpu, which no index serves
     return [f"{name}=={Version(version(name)).public}" for name in names]
