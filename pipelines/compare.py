@@ -11,9 +11,10 @@ from typing import Any
 import polars as pl
 
 import tabmtl
+from tabmtl.base.lazy import exported
 from tabmtl.base.params import check_at_least, check_positive
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
-from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
+from tabmtl.pipelines.model_choice import ModelChoice, make, recommends
 from tabmtl.pipelines.terminal import INTERRUPTED, near, tell, verbosity
 from tabmtl.pipelines.tracking import check_writable
 
@@ -51,7 +52,7 @@ class ModelList:
         Raises
         ------
         ValueError
-            If a model is named twice, or a setting names none of them.
+            If a model is named twice, is none of tables, or cannot take its settings; or a setting names none of them.
         """
         own: dict[str, list[str]] = {name: [] for name in self.model}
         if len(own) < len(self.model):
@@ -66,7 +67,13 @@ class ModelList:
             is_said = any(setting.startswith(("tune=", "early_stopping=")) for setting in settings)
             if name.startswith("IndependentTasks") and not is_said:  # a reference that is not tuned is too easy to beat
                 settings.append(_TUNED)
-        return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
+        found = {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
+        for name, choice in found.items():
+            if recommends(name):
+                raise ValueError(f"--model {name} recommends items to sessions; compare takes models of tables")
+            if choice.params:
+                make(exported(name), choice, {})  # reports a wrong parameter before the rows are read
+        return found
 
 
 def compare(
@@ -117,15 +124,13 @@ def compare(
         check_positive("--time-limit", time_limit)
     check_at_least("--margin", margin, 0)
     choices = models.choices()
-    for choice in choices.values():
-        _made(choice, {})  # reports a wrong model or parameter before the rows are read
-    rows = open_rows(source, ClickColumns(), tabmtl.IndependentTasks)
+    rows = open_rows(source, ClickColumns(), "IndependentTasks")
     assert isinstance(rows, TableRows)
     if "test" not in rows.parts:
         cure = "the value test in --split-column" if source.split_column else "a --test-share above 0"
         raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
     rows.check_features()
-    tried = {name: _made(choice, rows.facts) for name, choice in choices.items()}
+    tried = {name: make(exported(name), choice, rows.facts) for name, choice in choices.items()}
     tried = tried or tabmtl.default_models(len(rows.parts["train"][0]))
     fit, how = _rows_to_fit(rows, source)
     within = "" if time_limit is None else f" within {time_limit:g} min"
@@ -165,16 +170,6 @@ def _check_report(report: Path) -> None:
     if not report.absolute().parent.is_dir():
         raise ValueError(f"--report: there is no folder {report.parent}: make it, or name another")
     check_writable(report.absolute().parent, "--report")
-
-
-def _made(choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
-    """Make a model of tables."""
-    from tabmtl.estimators.tables import MultiTaskEstimator
-
-    cls = find_class(choice.model)
-    if not issubclass(cls, MultiTaskEstimator):
-        raise ValueError(f"--model {choice.model} recommends items to sessions; compare takes models of tables")
-    return make(cls, choice, facts)
 
 
 def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], str]:

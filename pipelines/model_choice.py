@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import tabmtl.sessions
@@ -17,6 +19,9 @@ _ELSEWHERE = {
     "columns": "--column",
 }
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
+
+#: Public names of models, where packages list their names.
+_MODEL = re.compile(r"^from \.(?:models|ensemble|blend|knn|m2trec|popularity|rules)\S* import ([A-Z]\w+) as", re.M)
 
 #: Parameters that hold code or models.
 _OBJECTS = ("on_epoch", "classifier", "regressor", "preprocessor")
@@ -59,29 +64,21 @@ class ModelChoice:
         return found
 
 
-def find_class(name: str | None) -> type:
-    """Find the class of an estimator by its name; without one, that of the first model.
+def recommends(name: str) -> bool:
+    """Return whether a model learns from click logs, by its name; no model is loaded.
 
     Raises
     ------
     ValueError
         If there is none; the message names those that are near, or all.
     """
-    if name is None:
-        return tabmtl.MultiTaskEnsemble
-    from tabmtl.estimators.tables import MultiTaskEstimator
-    from tabmtl.sessions.recommender import Recommender
-
-    public = {word: package for package in (tabmtl, tabmtl.sessions) for word in package.__all__}
-
-    def is_model(word: str) -> bool:
-        cls = getattr(public[word], word)
-        return isinstance(cls, type) and issubclass(cls, (MultiTaskEstimator, Recommender))
-
-    if name not in public or not is_model(name):
-        plain = [word for word in public if is_model(word) and not word.endswith(("Classifier", "Regressor"))]
+    stubs = [Path(each.__path__[0], "__init__.pyi") for each in (tabmtl, tabmtl.sessions)]
+    of_tables, of_clicks = (_MODEL.findall(stub.read_text(encoding="utf-8")) for stub in stubs)
+    known = [*of_tables, *of_clicks]
+    if name not in known:
+        plain = [word for word in known if not word.endswith(("Classifier", "Regressor"))]
         raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
-    return getattr(public[name], name)  # and no other one is loaded
+    return name in of_clicks
 
 
 def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
@@ -90,7 +87,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     Parameters
     ----------
     cls : type
-        As `find_class` gives it.
+        Of the model.
     choice : ModelChoice
     facts : mapping of str to value
         Parameters that follow from the data; those that the class does not have are left out, and those that the user

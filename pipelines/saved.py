@@ -78,7 +78,6 @@ def predict(
     ValueError, OSError, ImportError
         If there is no such model or file, a column is missing, or a value does not fit.
     """
-    from tabmtl.scale import predict_file
     from tabmtl.scale.paths import is_table
 
     if not is_table(str(output)):
@@ -87,6 +86,8 @@ def predict(
         raise ValueError(f"--output: there is no folder {output.parent}: make it, or name another")
     check_writable(output.absolute().parent, "--output")
     model = source.load()
+    from tabmtl.scale import predict_file
+
     with _file_of(data) as file:
         method: Any = "both" if probabilities else "predict"
         n_rows = predict_file(model, file, output, method=method, keep=keep or ())
@@ -113,10 +114,10 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
     ValueError, OSError, ImportError
         If there is no such model or file, a column is missing, or a value does not fit.
     """
+    model = source.load()
     from tabmtl.metrics.scores import mean_score
     from tabmtl.scale import score_files
 
-    model = source.load()
     with _file_of(data) as file:
         found = score_files(model, file)
     watched = found.unique("task", keep="first", maintain_order=True)
@@ -168,9 +169,9 @@ def drift(
     ValueError, OSError, ImportError
         If there is no such model or file, it has fewer than 20 rows, a column is missing, or a value does not fit.
     """
+    model = source.load()
     from tabmtl.scale import drift_files
 
-    model = source.load()
     with _file_of(data) as file:
         found = drift_files(model, file, reference=reference, ignore=ignore or (), size=size)
     found = found.sort("is_drift", descending=True, nulls_last=True, maintain_order=True)

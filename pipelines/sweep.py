@@ -302,7 +302,7 @@ def _end_with_parent() -> None:
 
 
 def _open_and_work(
-    opened: Callable[[type], Rows],
+    opened: Callable[[str], Rows],
     choice: ModelChoice,
     search: Search,
     tracking: Tracking,

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from io import TextIOWrapper
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from tabmtl.base.schema import for_commands, text_table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
@@ -185,6 +186,7 @@ def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
 
     Examples
     --------
+    >>> import polars as pl
     >>> print(lay_out(pl.DataFrame({"task": ["late", "delay"], "rows": [1200, 80], "score": [0.81234, None]})))
      task   rows   score
      late  1,200  0.8123

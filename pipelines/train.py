@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 import tabmtl.serving.mlflow
+from tabmtl.base.lazy import exported
 from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.pipelines.data import (
     ClickColumns,
@@ -30,7 +31,7 @@ from tabmtl.pipelines.data import (
     rows_for,
 )
 from tabmtl.pipelines.data.files import asked
-from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
+from tabmtl.pipelines.model_choice import ModelChoice, make, recommends
 from tabmtl.pipelines.saved import SavedModel
 from tabmtl.pipelines.terminal import lay_out, tell, verbosity, without_password
 from tabmtl.pipelines.tracking import (
@@ -227,20 +228,22 @@ class Fitted:
     alias: str | None = None
 
 
-def prepare(opened: Callable[[type], AnyRows], choice: ModelChoice) -> tuple[AnyRows, Any]:
-    """Read the rows for the class of a model, and make the estimator that will learn from them.
+def prepare(opened: Callable[[str], AnyRows], choice: ModelChoice) -> tuple[AnyRows, Any]:
+    """Read the rows for a model, and make the estimator that will learn from them.
 
     Raises
     ------
     ValueError, OSError
         If there is no such model, parameter, set, file or column.
     """
-    cls = find_class(choice.model)
-    make(cls, choice, {})  # reports a wrong parameter before the rows are read
-    rows = opened(cls)
+    name = choice.model or "MultiTaskEnsemble"
+    recommends(name)  # reports a wrong one
+    if choice.params:
+        make(exported(name), choice, {})  # reports a wrong parameter before the rows are read
+    rows = opened(name)
     if not isinstance(rows, ClickRows):
         rows.check_features()
-    return rows, make(cls, choice, rows.facts)
+    return rows, make(exported(name), choice, rows.facts)
 
 
 def fit_and_report(

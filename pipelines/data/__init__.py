@@ -15,6 +15,7 @@ from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import TableRows, open_table
 from tabmtl.pipelines.datasets import NAMES
+from tabmtl.pipelines.model_choice import recommends
 from tabmtl.pipelines.terminal import near
 
 __all__ = [
@@ -34,15 +35,15 @@ __all__ = [
 Rows = TableRows | ClickRows
 
 
-def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: bool = False) -> Rows:
+def open_rows(source: DataSource, clicks: ClickColumns, model: str, *, whole: bool = False) -> Rows:
     """Read the rows of a table, or of a click log for a recommender.
 
     Parameters
     ----------
     source : DataSource
     clicks : ClickColumns
-    cls : type
-        Class of the estimator.
+    model : str
+        Name of the estimator.
     whole : bool, default=False
         One part "all" of a file's rows, none drawn.
 
@@ -55,16 +56,14 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     ValueError, OSError
         If there is no such set, file or column, the data do not fit the model, or an option has no effect on them.
     """
-    from tabmtl.sessions.recommender import Recommender
-
-    wants_clicks = issubclass(cls, Recommender)
+    wants_clicks = recommends(model)
     is_set = source.data in NAMES
     if is_set and wants_clicks:
-        raise ValueError(f"{source.data} is a table, but {cls.__name__} learns from a click log: name a file of one")
+        raise ValueError(f"{source.data} is a table, but {model} learns from a click log: name a file of one")
     if not is_set and not Path(source.data).is_file():
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, NAMES)}")
     given = [*asked(source), *asked(clicks), *(["part"] if whole else [])]
-    for names, reason in _without_effect(source, cls.__name__, wants_clicks=wants_clicks, is_set=is_set, whole=whole):
+    for names, reason in _without_effect(source, model, wants_clicks=wants_clicks, is_set=is_set, whole=whole):
         for name in names:
             if name in given:
                 raise ValueError(f"--{name.replace('_', '-')} {reason}")
@@ -104,7 +103,7 @@ def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path 
         if Path(source.data).is_file():
             options |= {"task_column": model.task_column, "list_separator": model.coder_.list_separator}
     with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
-        return open_rows(DataSource(**options), columns, type(model), whole=whole)
+        return open_rows(DataSource(**options), columns, type(model).__name__, whole=whole)
 
 
 def _without_effect(

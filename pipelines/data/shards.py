@@ -13,6 +13,7 @@ import polars.selectors as cs
 from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
 from tabmtl.pipelines.data.declared import DataSource, check_roles, declared_tasks, read_declared, read_roles
+from tabmtl.pipelines.model_choice import recommends
 
 if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
@@ -135,7 +136,7 @@ class ShardRows(tables.ScoredTables):
         return rows
 
 
-def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRows:
+def open_shards(source: TrainSource, clicks: ClickColumns, model: str) -> ShardRows:
     """Find files and their columns; no row is read.
 
     Parameters
@@ -143,8 +144,8 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     source : TrainSource
     clicks : ClickColumns
         Without effect, so none may be set.
-    cls : type
-        Class of the estimator.
+    model : str
+        Name of the estimator.
 
     Raises
     ------
@@ -152,10 +153,9 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
         If there is no such file or column, files differ in their columns, or the model learns from click logs.
     """
     from tabmtl.scale import Shards
-    from tabmtl.sessions.recommender import Recommender
 
-    if issubclass(cls, Recommender):
-        raise ValueError(f"--shards are files of a table, but {cls.__name__} learns from a click log: say --data")
+    if recommends(model):
+        raise ValueError(f"--shards are files of a table, but {model} learns from a click log: say --data")
     for name in files.asked(clicks):
         raise ValueError(f"--{name.replace('_', '-')} applies to click logs only, not to --shards")
     parts = {

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 from scipy.sparse import issparse
-from sklearn.base import clone
 
 from tabmtl.base.storage.transformers import Transformer
 from tabmtl.columns.values import as_fit, values_of
@@ -83,6 +82,8 @@ class Preprocessing:
         TypeError, ValueError
             If it cannot be fitted on these rows, or makes no table of them.
         """
+        from sklearn.base import clone
+
         fitted = clone(transformer)
         unset = [name for name, value in fitted.get_params().items() if value is None and name.endswith("random_state")]
         fitted.set_params(**dict.fromkeys(unset, seed))

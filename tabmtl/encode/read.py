@@ -15,7 +15,6 @@ import polars as pl
 import polars.selectors as cs
 from narwhals.exceptions import DuplicateError
 from scipy.sparse import issparse
-from sklearn.utils import check_array
 
 from tabmtl.base.forks import check_pool
 from tabmtl.base.params import check_known, near
@@ -123,6 +122,8 @@ def as_array(values: Any, name: str, *, ensure_2d: bool, dtype: Any = None, may_
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         cure = f"say numpy.where({name}.mask, None, {name}.data)"
         raise TypeError(f"{name} is a masked array, whose masked values would be read: {cure}")
+    from sklearn.utils import check_array
+
     allowed: dict[str, Any] = {"ensure_all_finite": False, "ensure_min_samples": 0 if may_be_empty else 1}
     try:
         array = check_array(values, dtype=dtype, ensure_2d=ensure_2d, **allowed)

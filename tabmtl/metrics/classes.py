@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
 
 from tabmtl.metrics.groups import BY_GROUP
-from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio
+from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio, of_sklearn
 from tabmtl.metrics.values import loss
 
 
@@ -87,7 +87,7 @@ def _auc_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    return sk.average_precision_score(y, p[:, 1], sample_weight=sample_weight)
+    return of_sklearn("average_precision_score")(y, p[:, 1], sample_weight=sample_weight)
 
 
 def _precision_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -103,9 +103,10 @@ def _precision_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np
     return weight * (y * (precision[level] - mean) + slope) / total
 
 
-def _decided(score: Score, **options: str) -> Score:
+def _decided(name: str, **options: Any) -> Score:
     """Return a metric of class labels, applied to the most probable class."""
-    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
+    score = of_sklearn(name, **options)
+    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight)
 
 
 def _accuracy_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -114,7 +115,8 @@ def _accuracy_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.
 
 def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
     # The value of balanced_accuracy_score, which warns where a class without labels is predicted.
-    return sk.recall_score(y, p.argmax(1), labels=np.unique(y), average="macro", sample_weight=sample_weight)
+    labels = np.unique(y)
+    return _decided("recall_score", labels=labels, average="macro")(y, p, sample_weight=sample_weight)
 
 
 def _balanced_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -124,7 +126,7 @@ def _balanced_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.
 
 def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
     p = p / p.sum(axis=1, keepdims=True)  # float32 sums to one too roughly for scikit-learn
-    return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
+    return of_sklearn("log_loss", labels=np.arange(p.shape[1]))(y, p, sample_weight=sample_weight)
 
 
 def _log_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -194,12 +196,12 @@ def _of_classes(score: Score, influence: Influence, *, decides: bool = False, of
 #: By name, the default first.
 CLASSES = {
     "roc_auc": _of_classes(_roc_auc, _auc_influence),
-    "accuracy": Metric(score=_decided(sk.accuracy_score), influence=_accuracy_influence, decides=True),
+    "accuracy": Metric(score=_decided("accuracy_score"), influence=_accuracy_influence, decides=True),
     "balanced_accuracy": _of_classes(_balanced_accuracy, _balanced_influence, decides=True),
     "neg_log_loss": loss(_log_loss, _log_influence),
     "neg_brier_score": loss(_brier, _brier_influence),
     "neg_expected_calibration_error": loss(_calibration_error, None),
-    "f1_macro": _of_classes(_decided(sk.f1_score, average="macro"), _macro_influence, decides=True),
+    "f1_macro": _of_classes(_decided("f1_score", average="macro"), _macro_influence, decides=True),
 }
 #: Those of two classes, the default first.
 TWO_CLASSES = CLASSES | {
@@ -207,6 +209,6 @@ TWO_CLASSES = CLASSES | {
     "neg_log_predicted_over_observed": replace(
         loss(_log_ratio, _log_ratio_influence), compares="classes", of_positive=True
     ),
-    "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True, of_positive=True),
+    "f1": _of_classes(_decided("f1_score"), _f1_influence, decides=True, of_positive=True),
     **BY_GROUP,
 }

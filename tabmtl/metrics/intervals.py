@@ -41,8 +41,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtr, stdtrit
 
 from tabmtl.base.params import is_number
 from tabmtl.base.schema import warn_user
@@ -155,7 +154,7 @@ class Estimate:
     def margin(self, level: float) -> float:
         """Return half the width of the symmetric interval."""
         freedoms = [self.freedom, max(1, len(self.scores) - 1)]
-        return float(np.linalg.norm(self.errors * stats.t.ppf((1 + level) / 2, freedoms)))
+        return float(np.linalg.norm(self.errors * stdtrit(freedoms, (1 + level) / 2)))
 
 
 def score_interval(
@@ -405,7 +404,7 @@ def joint_level(estimates: Sequence[Estimate], level: float = 0.95) -> float:
         drawn = rng.standard_normal((_BLOCK, len(root))) @ root
         drawn += rng.standard_normal(drawn.shape) * over_seeds
         largest.append(np.abs(drawn / total).max(axis=1))
-    return 1 - 2 * float(stats.norm.sf(np.quantile(largest, level)))
+    return 1 - 2 * float(ndtr(-np.quantile(largest, level)))
 
 
 def no_interval_reason(

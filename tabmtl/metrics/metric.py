@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,17 @@ from tabmtl.base.params import near
 
 Score = Callable[..., float]
 Influence = Callable[..., np.ndarray]
+
+
+def of_sklearn(name: str, **options: Any) -> Score:
+    """Return a score of scikit-learn, which is loaded when it is first asked for."""
+
+    def score(y: np.ndarray, answers: np.ndarray, **given: Any) -> float:
+        from sklearn import metrics
+
+        return getattr(metrics, name)(y, answers, **options, **given)
+
+    return score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from scipy.special import xlogy
-from sklearn import metrics as sk
 
-from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio
+from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio, of_sklearn
 
 
 def _r2(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -48,11 +47,11 @@ def loss(score: Score, influence: Influence | None) -> Metric:
 
 #: By name, the default first.
 VALUES = {
-    "r2": _variance(sk.r2_score, _r2),
-    "explained_variance": _variance(sk.explained_variance_score, _explained_variance),
-    "neg_root_mean_squared_error": loss(sk.root_mean_squared_error, _root_squared_error),
-    "neg_mean_absolute_error": loss(sk.mean_absolute_error, _absolute_error),
-    "neg_mean_squared_error": loss(sk.mean_squared_error, _squared_error),
+    "r2": _variance(of_sklearn("r2_score"), _r2),
+    "explained_variance": _variance(of_sklearn("explained_variance_score"), _explained_variance),
+    "neg_root_mean_squared_error": loss(of_sklearn("root_mean_squared_error"), _root_squared_error),
+    "neg_mean_absolute_error": loss(of_sklearn("mean_absolute_error"), _absolute_error),
+    "neg_mean_squared_error": loss(of_sklearn("mean_squared_error"), _squared_error),
 }
 
 
@@ -112,7 +111,7 @@ def _deviance_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *,
 def pinballs(level: float) -> dict[str, Metric]:
     """Return the metrics of a quantile by name, the default first: the share of the pinball loss, and the loss."""
     share = _variance(partial(_explained_pinball, level=level), partial(_pinball_share_influence, level=level))
-    mean = loss(partial(sk.mean_pinball_loss, alpha=level), partial(_pinball_influence, level=level))
+    mean = loss(of_sklearn("mean_pinball_loss", alpha=level), partial(_pinball_influence, level=level))
     return {"d2_pinball": share, "neg_mean_pinball_loss": mean, **VALUES}
 
 

@@ -55,7 +55,7 @@ def test_a_fit_from_files_is_scored_saved_and_registered(shards, folder, capsys)
     for task, score in scores.items():
         assert any(line.split()[:1] == [task] and f"{score:.4f}" in line for line in printed.splitlines()), task
     source = TrainSource(shards=[shards[1]], test_shards=[str(folder / "test.csv")], target=NAMES)
-    table = open_shards(source, ClickColumns(), SharedBottom).table(own, "test")
+    table = open_shards(source, ClickColumns(), "SharedBottom").table(own, "test")
     assert dict(table.select("task", "score").iter_rows()) == pytest.approx(scores)
     run = commands.Registry(store).runs()["SharedBottom on train"]
     assert {"val/male/roc_auc", "test/weight/r2"} <= run.data.metrics.keys()

@@ -1,4 +1,4 @@
-"""What trains no network loads no torch, and works where it is missing."""
+"""What trains no network loads no torch, and works where it is missing; mistakes load no scikit-learn."""
 
 import json
 import subprocess
@@ -14,6 +14,10 @@ MISTAKES = [
     ["train", "--data", "none.csv", "--target", "y"],
     ["compare", "--data", "none.csv", "--target", "y"],
     ["train", "--data", "portal", "--target", "y", "--model", "SharedTrees"],
+    ["train", "--data", "portal", "--target", "weight", "--model", "MMoEE"],
+    ["train", "--data", "portal", "--target", "weight=binry", "--model", "MMoE"],
+    ["train", "--data", "portal", "--target", "weight", "--column", "monthh=category"],
+    ["sweep", "--data", "portal", "--target", "weight", "--column", "month=categry"],
     ["predict", "--model", "nowhere", "--data", "X.parquet", "--output", "a.parquet"],
 ]
 OF_SAVED = [
@@ -26,7 +30,7 @@ import json, sys
 from tabmtl.pipelines.cli import main
 
 for command in json.loads(sys.argv[1]):
-    print([main(command), "torch" in sys.modules])
+    print([main(command), *(name in sys.modules for name in ("sklearn", "torch"))])
 """
 WITHOUT = """
 import runpy, sys
@@ -54,7 +58,9 @@ def test_commands_load_no_torch_where_no_network_is_asked_for(rodents, tmp_path)
     rows.write_parquet(tmp_path / "X.parquet")
     rows.write_parquet(tmp_path / "rows.parquet")
     lines, error = told(tmp_path, "-c", ASK, json.dumps(MISTAKES + OF_SAVED))
-    assert [line for line in lines if line.startswith("[")] == ["[2, False]"] * 4 + ["[0, False]"] * 3, error
+    assert [line for line in lines if line.startswith("[")] == ["[2, False, False]"] * 8 + ["[0, True, False]"] * 3, (
+        error
+    )
 
 
 def test_all_but_networks_and_recommenders_work_without_torch():

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from tabmtl.base.params import check_choice
 from tabmtl.base.storage.stored import POSITIVE, Stored
@@ -84,7 +83,9 @@ class Sigmoid:
     @classmethod
     def learn(cls, p: np.ndarray, event: np.ndarray, weight: np.ndarray | None) -> Self:
         """Learn from the probabilities (n,) of an event, and whether it came."""
-        found = _by_sklearn(_Scores(), log_odds(p)[:, None], event, weight, "sigmoid")
+        from tabmtl.targets.decisions.by_sklearn import by_sklearn
+
+        found = by_sklearn(np.outer(log_odds(p), [-1, 1]), event, weight, "sigmoid")
         return cls(a=float(found.a_), b=float(found.b_))
 
     def __call__(self, p: np.ndarray) -> np.ndarray:
@@ -206,37 +207,6 @@ def of_events(above: np.ndarray) -> np.ndarray:
     return np.column_stack([1 - above[:, :1], above[:, :-1] - above[:, 1:], above[:, -1:]])
 
 
-class _Given(ClassifierMixin, BaseEstimator):
-    """A classifier whose answers are X: scikit-learn calibrates classifiers, and no arrays."""
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        self.classes_ = np.unique(y)
-        return self
-
-    def predict(self, X: Any) -> Any:
-        return X
-
-
-class _Scores(_Given):
-    def decision_function(self, X: Any) -> Any:
-        return X[:, 0]
-
-
-class _Probabilities(_Given):
-    def predict_proba(self, X: Any) -> Any:
-        return X
-
-
-def _by_sklearn(given: _Given, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, method: str) -> Any:
-    """Return what scikit-learn learns of all rows at once."""
-    from sklearn.calibration import CalibratedClassifierCV
-
-    rows = np.arange(len(y))
-    model = CalibratedClassifierCV(given, method=method, cv=[(rows, rows)], ensemble=False)
-    (calibrator,) = model.fit(X, y, sample_weight=weight).calibrated_classifiers_[0].calibrators
-    return calibrator
-
-
 def _temperature(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None) -> float:
     """Return the inverse of the temperature."""
     n_classes = p.shape[1]
@@ -244,7 +214,9 @@ def _temperature(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None) -> flo
     if len(absent):  # scikit-learn counts the classes of labels: a row of weight 0 says that there is one more
         weight = np.append(np.ones(len(y)) if weight is None else weight, np.zeros(len(absent)))
         y, p = np.append(y, absent), np.vstack([p, np.full((len(absent), n_classes), 1 / n_classes)])
-    return float(_by_sklearn(_Probabilities(), p, y, weight, "temperature").beta_)
+    from tabmtl.targets.decisions.by_sklearn import by_sklearn
+
+    return float(by_sklearn(p, y, weight, "temperature").beta_)
 
 
 def _check_labels(task: Task, found: int, n: int, method: str, k: int = 0) -> None:
