@@ -31,7 +31,7 @@ from tabmtl.columns.date_text import read_text
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 #: Moments of which the second is of another year, and the third of another time than the first.
-_MOMENTS = pl.Series([datetime(2024, 12, 31, 13, 45, 59), datetime(1999, 12, 31, 13, 45, 59), datetime(2024, 12, 31)])
+_MOMENTS = datetime(2024, 12, 31, 13, 45, 59), datetime(1999, 12, 31, 13, 45, 59), datetime(2024, 12, 31)
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ own_classes.update(DECLARED)
 def _type_of(form: str) -> pl.DataType | None:
     """Return what text in a writing holds: dates, datetimes or times; None where it tells neither, or not all of it."""
     try:
-        texts = _MOMENTS.dt.replace_time_zone("UTC").dt.strftime(form)
+        texts = pl.Series(_MOMENTS).dt.replace_time_zone("UTC").dt.strftime(form)
         has_day, has_clock = texts[1] != texts[0], texts[2] != texts[0]
         zone = "UTC" if re.search("%[:#]?z", form) else None
         found = (pl.Datetime("us", zone) if has_clock or zone else pl.Date()) if has_day else pl.Time()

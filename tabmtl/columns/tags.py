@@ -169,7 +169,12 @@ def lists_by_levels(levels: Sequence[str]) -> str:
 def check_items(name: str, dtype: pl.DataType, levels: Sequence[str]) -> None:
     """Raise a TypeError for lists of numbers where no level of fit is one, so that all items would be unseen."""
     inner = inner_of(dtype)
-    if inner is not None and inner.is_numeric() and levels and not any(map(_is_number, levels)):
+    if (
+        inner is not None
+        and inner.is_numeric()
+        and levels
+        and not any(_is_whole(level.replace(".", "", 1)) for level in levels)
+    ):
         raise TypeError(
             f"column {name!r} held lists of text in fit, such as {levels[0]!r}, and is now {dtype}; cast it to lists "
             "of text, or fit again"
@@ -178,10 +183,6 @@ def check_items(name: str, dtype: pl.DataType, levels: Sequence[str]) -> None:
 
 def _is_whole(level: str) -> bool:
     return level.removeprefix("-").isdecimal()
-
-
-def _is_number(level: str) -> bool:
-    return _is_whole(level.replace(".", "", 1))
 
 
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:

@@ -79,7 +79,9 @@ class Asked:
             places = None if wanted is None else wanted[name]
             if places == ():
                 continue
-            found = {i: _some(part.__answers__(frame), places) for i, part in self._others[name].items()}
+            found = {i: part.__answers__(frame) for i, part in self._others[name].items()}
+            if places is not None:
+                found = {i: [own[t] for t in places] for i, own in found.items()}
             for group in groups:
                 X: pl.DataFrame | pl.LazyFrame = frame
                 if self._levels is not None and group.coder.names[-1] in self._levels.names:
@@ -94,10 +96,6 @@ class Asked:
                 answers = asked.answers(X, Batch(x=read[group.key], task=batch.task))
                 found |= zip(group.places, answers, strict=True)
             yield name, [found[i] for i in range(len(found))]
-
-
-def _some(answers: list[np.ndarray], places: tuple[int, ...] | None) -> list[np.ndarray]:
-    return answers if places is None else [answers[t] for t in places]
 
 
 def _grouped(parts: Sequence[MultiTaskEstimator]) -> list[_Group]:

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.frames import Whole
 from tabmtl.base.params import check_fields, describe_params, near, read_estimator
 from tabmtl.base.schema import is_asked_by_sklearn, outer_frame
 from tabmtl.base.storage.persist import write_folder
@@ -230,7 +231,7 @@ class FromFitted:
         value = self._read(found)
         if value is None and not self._name.startswith("_"):
             raise AttributeError(f"this {owner.__name__} has no {self._name}; its documentation says when it has")
-        return value
+        return Whole(value) if isinstance(value, pl.DataFrame) else value
 
     def __set__(self, instance: Any, value: Any) -> NoReturn:
         raise AttributeError(f"{self._name} says what was fitted, and cannot be set")

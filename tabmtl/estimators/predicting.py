@@ -15,6 +15,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
+from tabmtl.base.frames import Whole
 from tabmtl.base.params import Names, near
 from tabmtl.base.schema import Batch, is_asked_by_sklearn
 from tabmtl.columns.cures import BY_COLUMNS
@@ -311,7 +312,7 @@ class Predicts(SavableEstimator):
             check_is_fitted(self)
             places = self.coder_.labels.places(tasks)
             self.coder_.labels.check_conformal(places, joint=joint)
-        outputs, labels = self.__answers__(X) if tasks is None else self.__answers__(X, tasks), self.coder_.labels
+        outputs, labels = self.__answers__(X, tasks), self.coder_.labels
         groups = labels.conformal.column if groups is None else groups
         values = None if groups is None else read_groups(groups, X, len(outputs[0]))
         found = labels.intervals(outputs, level, values, joint, places)
@@ -491,7 +492,7 @@ class Predicts(SavableEstimator):
         answered = self.__labelled_answers__(X, y, sample_weight, groups=groups, metric=metric)
         if metric is not None:
             self._warn_of_frequent_classes(answered)
-        return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)
+        return Whole(score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
@@ -578,7 +579,7 @@ class Predicts(SavableEstimator):
             batch = self._read_rows(prepared)
             return batch, readings.Answers(self._model.of_method(batch, self, prepared), batch.task)
 
-        return drift(self._model, read, X, reference=reference, size=size, alpha=alpha, ignore=ignore)
+        return Whole(drift(self._model, read, X, reference=reference, size=size, alpha=alpha, ignore=ignore))
 
     def _warn_of_frequent_classes(self, answered: Answered, judging: Mapping[str, Sequence[str]] | None = None) -> None:
         """Warn as `tabmtl.model_selection.suspects.warn_of_frequent_classes` says."""

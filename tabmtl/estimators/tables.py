@@ -9,10 +9,12 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
+import polars as pl
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.frames import Whole
 from tabmtl.base.params import RandomState, check_choice
 from tabmtl.base.schema import Batch, counted, warn_user
 from tabmtl.columns.declared import DeclaredColumns, Ignore, declare, ignored
@@ -690,7 +692,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         if coder.text_vectors is not None:
             coder.text_vectors.forget()
         self._model = Model(coder=coder, fitted=told.pop("_fitted"), **kept)
-        self.__dict__ |= told
+        self.__dict__ |= {k: Whole(own) if isinstance(own, pl.DataFrame) else own for k, own in told.items()}
 
     def _with_model(self, model: Model) -> Self:
         """Return a copy with what a verb has made of the model."""

@@ -39,7 +39,8 @@ class TaskVectors:
         """Take apart the weights of models that fit the base."""
         network, _ = base.fitted_network()
         owners = owners_of(network, len(base.tasks_))
-        moved = {name: np.stack([_moved(base, model, name) for model in models]) for name in base.weights_}
+        of_base = base.weights_.items()
+        moved = {k: np.stack([own.weights_[k].astype(np.float64) - weight for own in models]) for k, weight in of_base}
         trainers = []
         for t, task in enumerate(base.tasks_):
             own = {name: owner == t for name, owner in owners.items() if (owner == t).any()}
@@ -94,10 +95,6 @@ def _had_labels(base: NetworkEstimator, model: NetworkEstimator, task: str) -> b
     history, before, loss = model.history_, base.history_, f"train/{task}/loss"
     new = history[len(before) :] if history[: len(before)].equals(before) else history
     return loss not in new.columns or not len(new) or not new[loss].is_null().all()
-
-
-def _moved(base: NetworkEstimator, model: NetworkEstimator, name: str) -> np.ndarray:
-    return model.weights_[name].astype(np.float64) - base.weights_[name]
 
 
 def _add(weight: np.ndarray, move: np.ndarray) -> np.ndarray:

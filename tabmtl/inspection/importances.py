@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.frames import Whole
 from tabmtl.base.params import check_count, check_known, check_names, check_random_state, listed_names
 from tabmtl.base.schema import warn_user
 from tabmtl.encode import TableCoder
@@ -85,7 +86,7 @@ def gain_importances(model: MultiTaskEstimator, *, tasks: str | Sequence[str] | 
     table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
     columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
     table = table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
-    return pl.concat(table.filter(task=name) for name in asked)
+    return Whole(pl.concat(table.filter(task=name) for name in asked))
 
 
 def permutation_importances(
@@ -185,7 +186,7 @@ def permutation_importances(
     ]
     names = ("task", "feature", "metric", "importance", "standard_error", "low", "high", "n_labelled")
     types = (*[pl.String] * 3, *[pl.Float64] * 4, pl.Int64)
-    return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
+    return Whole(rows, dict(zip(names, types, strict=True)), orient="row")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

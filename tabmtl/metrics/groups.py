@@ -141,10 +141,6 @@ def _first_relevant(ranked: _Ranked, depth: float, value: Callable[[np.ndarray],
     return np.add.reduceat(np.exp(log_p) * np.where(rank <= depth, value(rank), 0.0), starts)
 
 
-def _inverse(rank: np.ndarray) -> np.ndarray:
-    return 1 / rank
-
-
 def _by_group(
     values_of: Callable[[_Ranked], np.ndarray],
     *,
@@ -176,7 +172,7 @@ def _ndcg_at(depth: int) -> Metric:
 
 
 def _mrr_at(depth: float) -> Metric:
-    return _by_group(partial(_first_relevant, depth=depth, value=_inverse), at_depth=_mrr_at)
+    return _by_group(partial(_first_relevant, depth=depth, value=lambda rank: 1 / rank), at_depth=_mrr_at)
 
 
 def _hit_rate_at(depth: int) -> Metric:

@@ -17,10 +17,6 @@ def median_class(p: np.ndarray) -> np.ndarray:
     return np.minimum((np.cumsum(p, axis=1) < 0.5).sum(axis=1), p.shape[1] - 1)
 
 
-def _weights(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-    return np.ones(len(y)) if sample_weight is None else sample_weight
-
-
 def _squares(y: np.ndarray, found: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Return the mean square of the distances of labels and answers: as paired, and as if each met all others."""
     of_labels, of_answers = np.average(y, weights=weight), np.average(found, weights=weight)
@@ -29,7 +25,8 @@ def _squares(y: np.ndarray, found: np.ndarray, weight: np.ndarray) -> tuple[floa
 
 
 def _kappa(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    paired, by_chance = _squares(y, median_class(p), _weights(y, sample_weight))
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    paired, by_chance = _squares(y, median_class(p), weight)
     return 1 - paired / by_chance
 
 

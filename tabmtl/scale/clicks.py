@@ -425,7 +425,11 @@ class _Dealing:
         clicks = self.shards.scan(names).with_row_index(_ROW).with_columns(part.alias(_PART))
         first, last = self.lanes.start * n_parts, self.lanes.stop * n_parts
         parts = pl.PartitionBy(
-            folder, key=_PART, include_key=False, file_path_provider=_file_of, approximate_bytes_per_file=None
+            folder,
+            key=_PART,
+            include_key=False,
+            file_path_provider=lambda part: f"{part.partition_keys.item()}.parquet",
+            approximate_bytes_per_file=None,
         )
         files = ", ".join(self.shards.files or ())
         with whole(files or None), written("the click log", folder):
@@ -503,7 +507,3 @@ def _part_of(ids: pl.Series, n_lanes: int, n_parts: int) -> pl.Series:
         keys = texts.replace_strict(names, pl.Series(row_keys(numbers)), return_dtype=pl.UInt64).to_numpy()
     parts = keys % np.uint64(n_lanes) * np.uint64(n_parts) + keys // np.uint64(n_lanes) % np.uint64(n_parts)
     return pl.Series(ids.name, parts.astype(np.uint32))
-
-
-def _file_of(part: Any) -> str:
-    return f"{part.partition_keys.item()}.parquet"

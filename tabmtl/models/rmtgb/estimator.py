@@ -198,7 +198,7 @@ class RMTGB(BoostedEstimator):
     _groups = FromFitted("groups")
     outlier_score_ = FromFitted(lambda model: _table(model).drop("shared", "outlier", "own"))
     block_rounds_ = FromFitted(lambda model: _table(model).select("task", "shared", "outlier", "own"))
-    block_importances_ = FromFitted(lambda model: _block_importances(model))
+    block_importances_ = FromFitted(lambda model: gain_shares(model.fitted.block_gains, model.coder.after))
     feature_importances_ = FromFitted(
         lambda model: gain_shares(model.fitted.block_gains, model.coder.after).sum(axis=0)
     )
@@ -271,10 +271,6 @@ class RMTGB(BoostedEstimator):
 
 def _table(model: Model) -> pl.DataFrame:
     return cast(FittedGroups, model.fitted).table([task.name for task in model.tasks])
-
-
-def _block_importances(model: Model) -> np.ndarray:
-    return gain_shares(cast(FittedGroups, model.fitted).block_gains, model.coder.after)
 
 
 class RMTGBClassifier(ClassifierFace, RMTGB):

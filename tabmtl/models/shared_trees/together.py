@@ -48,8 +48,8 @@ def fit_in_folds(
     ValueError, TypeError
         As ``fit`` does.
     """
-    models = [each for each in estimators if isinstance(each, SharedTrees) and _may_grow(each)]
-    if not len(models) == len(estimators) > 1:
+    models = [each for each in estimators if isinstance(each, SharedTrees) and each.early_stopping]
+    if not len(models) == len(estimators) > 1 or any(type(each)._fit is not SharedTrees._fit for each in models):
         return False
     with running().fit(models[0]):
         parts = [_part(*each, coder) for each in zip(models, tables, judged, strict=True)]
@@ -58,11 +58,6 @@ def fit_in_folds(
             return False
         _fit(models, [part for part in parts if part is not None])
     return True
-
-
-def _may_grow(model: SharedTrees) -> bool:
-    """Tell whether a model stops early, and is fitted as its class is."""
-    return model.early_stopping and type(model)._fit is SharedTrees._fit
 
 
 class _Part(NamedTuple):

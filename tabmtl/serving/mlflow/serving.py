@@ -96,7 +96,7 @@ class TableModel:
                 found = self.estimator.predict_interval(rows, level=0.9 if level is None else level, tasks=names)
                 return found if isinstance(found, pd.DataFrame) else _to_pandas(found)
             # a class of the user may have an `answer` of its own
-            outputs = self.estimator.__answers__(rows) if names is None else self.estimator.__answers__(rows, names)
+            outputs = self.estimator.__answers__(rows, names)
             if method == "predict_quantiles":
                 return _to_pandas(labels.quantiles(outputs)[0])
             if method == "predict_proba":
